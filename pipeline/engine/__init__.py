@@ -1,0 +1,1 @@
+"""Ways to run tasks: the same tasks, the same bytes."""
