@@ -1,0 +1,143 @@
+"""What all commands share: their flags, and the one place that turns errors into exit codes.
+
+0 done, 1 the input or the configuration is wrong, 2 usage, 3 a bug, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pipeline import __version__
+from pipeline.errors import ConfigurationError, WeightedShardsError
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def leave(main: Main) -> NoReturn:
+    """Runs *main* on the command line and exits; no error but a bug shows a traceback."""
+    sys.exit(run(main, None))
+
+
+def run(main: Main, argv: Sequence[str] | None) -> int:
+    """The exit code of *main*, its errors told on stderr."""
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+    except WeightedShardsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Somebody closed our output (`| head`): the interpreter must not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001 - everything else is a bug, and says so
+        traceback.print_exc()
+        print("this is a bug in weighted-shards; please report the lines above", file=sys.stderr)
+        return 3
+    return code
+
+
+def make_parser(command: str, summary: str) -> argparse.ArgumentParser:
+    """A parser that shows as ``python -m pipeline.COMMAND``."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipeline.{command}", description=summary, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"weighted-shards {__version__}")
+    return parser
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that decide how conversations become rows."""
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="rule files, or names of bundled rules; weights of several multiply "
+        "(default: none, every assistant token weighs 1)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR_OR_HUB_ID",
+        help="folder or hub id with tokenizer.json and its chat template "
+        "(default: the embedded one, for the embedded sample only)",
+    )
+    parser.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        help="a Jinja file to use instead, or the name of one of the tokenizer's templates",
+    )
+    parser.add_argument(
+        "--template-kwargs",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="variables for the template, such as '{\"enable_thinking\": false}'",
+    )
+    parser.add_argument(
+        "--schema",
+        choices=("auto", "messages", "sharegpt", "alpaca", "query-response"),
+        default="auto",
+        help="what the records are (default: told from each record's keys)",
+    )
+    parser.add_argument(
+        "--date",
+        type=_date,
+        default=datetime.date.today().isoformat(),
+        metavar="YYYY-MM-DD",
+        help="the day that templates tell (default: today)",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError('not a JSON object such as {"enable_thinking": false}')
+    return value
+
+
+def _date(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write YYYY-MM-DD") from error
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def needs_tokenizer(inputs: Sequence[str], tokenizer: str | None) -> None:
+    """Real data with the toy tokenizer would be a silent mistake."""
+    if inputs and tokenizer is None:
+        raise ConfigurationError(
+            "--tokenizer: missing; name the folder or hub id of the model that will be trained "
+            "(the embedded tokenizer is for the embedded sample only)"
+        )

@@ -1,0 +1,96 @@
+"""``manifest.json``: what a finished build holds, and how it came to be.
+
+It has no path, time or host: two builds of the same data differ in nothing. It is written last,
+so a folder that has one is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BuildError
+from pipeline.plan import Plan
+from pipeline.recipe import Recipe
+from pipeline.shards import write_json
+from pipeline.task import TaskDone
+
+NAME = "manifest.json"
+VERSION = 1
+DENOMINATOR = (
+    "sum over tokens of loss_scale * cross-entropy, divided by the number of labels that are "
+    "not -100 (num_target_tokens) in the global batch"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """``counts`` are sums over all shards, by dotted name; ``parts`` are the fingerprint's."""
+
+    version: int
+    fingerprint: str
+    parts: dict[str, Any]
+    format: str
+    denominator: str
+    shards: list[dict[str, Any]]
+    counts: dict[str, Any]
+    engine: dict[str, Any]
+    rules: dict[str, str] = field(default_factory=dict)
+    chat_templates: dict[str, str] = field(default_factory=dict)
+    template_variables: dict[str, Any] = field(default_factory=dict)
+
+
+def make_manifest(
+    plan: Plan, recipe: Recipe, done: Iterable[TaskDone], engine: dict[str, Any]
+) -> Manifest:
+    """Sums the tasks' counts in the order of the tasks, so that floats add up alike each time."""
+    ordered = sorted(done, key=lambda d: d.index)
+    counts: Counter[str] = Counter()
+    for d in ordered:
+        counts.update(d.counts)
+    return Manifest(
+        version=VERSION,
+        fingerprint=plan.fingerprint,
+        parts=dict(plan.parts),
+        format=recipe.form,
+        denominator=DENOMINATOR,
+        shards=[
+            {
+                "file": d.file,
+                "rows": d.rows,
+                "tokens": d.counts.get("tokens", 0),
+                "targets": d.counts.get("targets", 0),
+                "bytes": d.bytes,
+                "sha256": d.sha256,
+            }
+            for d in ordered
+        ],
+        counts=dict(sorted(counts.items())),
+        engine=engine,
+        rules={f.name: f.text for f in recipe.rules.files},
+        chat_templates=dict(recipe.templates),
+        template_variables=dict(recipe.variables),
+    )
+
+
+def write_manifest(manifest: Manifest, output: Path) -> None:
+    """The last file of a build."""
+    write_json(output / NAME, asdict(manifest))
+
+
+def read_manifest(output: Path) -> Manifest | None:
+    """The folder's manifest, None where it has none; BuildError where it is not one of ours."""
+    path = output / NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest(**value)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise BuildError(
+            f"{path}: not a manifest of this version: {error}; choose another --output"
+        ) from error

@@ -1,0 +1,126 @@
+"""The folder a build writes to: what is there already, what is left to do, what is finished."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import manifest as manifests
+from pipeline.errors import BuildError
+from pipeline.plan import Plan, Task, differences
+from pipeline.shards import replace, write_json
+from pipeline.task import WORK, TaskDone, reject_file, sidecar
+
+_OURS = re.compile(
+    r"(train|data)-\d{5,}-of-\d{5,}\.(parquet|arrow)|manifest\.json|rejects\.jsonl|"
+    r"state\.json|dataset_info\.json|\.build|\..*\.tmp"
+)
+_PLAN = "plan.json"
+SPOOL = "spool"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """``done`` are finished shards of this same build, ``left`` the tasks still to do."""
+
+    done: list[TaskDone]
+    left: list[Task]
+
+
+def prepare_output(output: Path, *, overwrite: bool) -> None:
+    """Makes the folder, or refuses one that holds something else; *overwrite* empties ours.
+
+    Raises BuildError. Nothing that a build did not write is ever removed.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        found = sorted(p.name for p in output.iterdir())
+    except OSError as error:
+        raise BuildError(f"{output}: cannot be used: {error}; choose another --output") from error
+    ours = (output / manifests.NAME).exists() or (output / WORK).exists()
+    strange = [name for name in found if not _OURS.fullmatch(name)]
+    if found and not ours and (strange or not overwrite):
+        raise BuildError(
+            f"{output}: holds {len(found)} entries that no build wrote ({found[0]}, ...); "
+            "choose another --output, or empty it"
+        )
+    if overwrite:
+        for name in found:
+            if _OURS.fullmatch(name):
+                _remove(output / name)
+    (output / WORK).mkdir(exist_ok=True)
+
+
+def open_output(output: Path, plan: Plan) -> Opened:
+    """What an earlier run of the same build has finished; BuildError where it was another build.
+
+    A shard counts as finished when its sidecar is of this fingerprint and its size is as told.
+    """
+    _refuse_another(output, plan)
+    done = [d for task in plan.tasks if (d := _from_sidecar(output, task, plan))]
+    built = {d.index for d in done}
+    left = [task for task in plan.tasks if task.index not in built]
+    if left:
+        # Its presence means finished.
+        (output / manifests.NAME).unlink(missing_ok=True)
+    write_json(output / WORK / _PLAN, {"fingerprint": plan.fingerprint, "parts": plan.parts})
+    return Opened(done, left)
+
+
+def _refuse_another(output: Path, plan: Plan) -> None:
+    """Raises BuildError, naming each difference, where the folder holds another build."""
+    for path in (output / manifests.NAME, output / WORK / _PLAN):
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            parts, fingerprint = known["parts"], known["fingerprint"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BuildError(
+                f"{path}: cannot be read: {error}; use --overwrite or choose another --output"
+            ) from error
+        if fingerprint != plan.fingerprint:
+            changed = "; ".join(differences(parts, plan.parts)) or "its fingerprint differs"
+            raise BuildError(
+                f"{output}: holds another build: {changed}; choose another --output, or "
+                "--overwrite it"
+            )
+
+
+def _from_sidecar(output: Path, task: Task, plan: Plan) -> TaskDone | None:
+    """The task's result, if its shard and its rejects are there as the sidecar says."""
+    try:
+        done = TaskDone(**json.loads(sidecar(output, task.index).read_text(encoding="utf-8")))
+        whole = (output / done.file).stat().st_size == done.bytes
+        there = reject_file(output, task.index).exists()
+    except (OSError, ValueError, TypeError):
+        return None
+    return done if whole and there and done.fingerprint == plan.fingerprint else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
+    """Joins the tasks' rejects in the order of the tasks; no rejects, an empty file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with temporary.open("wb") as joined:
+        for task in plan.tasks:
+            with reject_file(output, task.index).open("rb") as part:
+                shutil.copyfileobj(part, joined)
+    replace(temporary, target)
+
+
+def finish_output(output: Path) -> None:
+    """Removes what only an unfinished build needs; sidecars stay, to rebuild a lost shard alone."""
+    shutil.rmtree(output / WORK / SPOOL, ignore_errors=True)
+    for left in (output / WORK).glob("*.tmp"):
+        left.unlink()

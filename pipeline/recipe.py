@@ -1,0 +1,77 @@
+"""Everything besides the inputs that decides the bytes of the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import TemplateError
+from pipeline.rules import RuleSet, load_rules
+from pipeline.vocabulary import Vocabulary, choose_template, read_vocabulary
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How conversations become shards; picklable, sent to each worker once.
+
+    ``templates`` has ``default`` and, where the tokenizer has one, ``tool_use`` for conversations
+    with tools; ``variables`` are what every render sees; ``date`` (ISO) is the day that templates
+    tell.
+    """
+
+    vocabulary: Vocabulary
+    templates: Mapping[str, str]
+    variables: Mapping[str, Any]
+    date: str
+    rules: RuleSet
+    schema: str
+    form: str
+
+
+def make_recipe(
+    *,
+    rules: Sequence[str],
+    tokenizer: str | None,
+    chat_template: str | None,
+    template_kwargs: Mapping[str, Any],
+    date: str,
+    schema: str,
+    form: str = "parquet",
+) -> Recipe:
+    """Reads every file that the flags name; the tokenizer defaults to the embedded one.
+
+    Raises RuleError, TokenizerError or TemplateError.
+    """
+    vocabulary = read_vocabulary(tokenizer or str(BUNDLED / "tokenizer"))
+    return Recipe(
+        vocabulary=vocabulary,
+        templates=_templates(vocabulary, chat_template),
+        variables={**vocabulary.special_tokens, **template_kwargs},
+        date=date,
+        rules=load_rules(rules),
+        schema=schema,
+        form=form,
+    )
+
+
+def _templates(vocabulary: Vocabulary, chosen: str | None) -> dict[str, str]:
+    """What transformers would use: ``tool_use`` beside ``default``, unless one is chosen."""
+    if chosen is None:
+        templates = {"default": choose_template(vocabulary)}
+        if "tool_use" in vocabulary.templates:
+            templates["tool_use"] = vocabulary.templates["tool_use"]
+        return templates
+    if chosen in vocabulary.templates:
+        return {"default": vocabulary.templates[chosen]}
+    try:
+        return {"default": Path(chosen).read_text(encoding="utf-8")}
+    except (OSError, UnicodeDecodeError) as error:
+        named = ", ".join(vocabulary.templates) or "none"
+        raise TemplateError(
+            f"--chat-template {chosen}: cannot be read: {error}; give a UTF-8 Jinja file, or the "
+            f"name of one of the tokenizer's templates ({named})"
+        ) from error

@@ -1,0 +1,110 @@
+"""What a person, or a job's log, wants to know of a finished build."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of the whole build, and the tokens that were encoded in it (resumed ones are not)."""
+
+    seconds: float
+    fresh_tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Zero where nothing was left to build."""
+        return self.fresh_tokens / self.seconds if self.seconds else 0.0
+
+
+def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -> str:
+    """A few aligned lines."""
+    counts = manifest.counts
+    tokens, targets = counts.get("tokens", 0), counts.get("targets", 0)
+    lines = [
+        ("shards", f"{output}  ({len(manifest.shards):,} {manifest.format} files)"),
+        ("conversations", f"{counts.get('conversations', 0):,}"),
+        ("rows", f"{counts.get('rows', 0):,}"),
+        ("tokens", f"{tokens:,}"),
+        ("trained", f"{targets:,}  ({_part(targets, tokens)} of the tokens)"),
+    ]
+    for name in rule_names(manifest):
+        spans, claimed = counts[f"rule.{name}.spans"], counts[f"rule.{name}.tokens"]
+        cut = counts[f"rule.{name}.straddling"]
+        across = f", {cut:,} of them across an edge" if cut else ""
+        lines.append((f"rule {name}", f"{spans:,} spans, {claimed:,} tokens{across}"))
+    lines += _turn_lines(counts)
+    lines.append(("rejects", _reject_line(counts, rejects)))
+    lines.append(("speed", _speed_line(timing)))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def summarize_as_json(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -> str:
+    """The same as one line of JSON."""
+    return json.dumps(
+        {
+            "output": str(output),
+            "rejects_file": str(rejects),
+            "format": manifest.format,
+            "fingerprint": manifest.fingerprint,
+            "shards": len(manifest.shards),
+            "counts": manifest.counts,
+            "seconds": round(timing.seconds, 3),
+            "tokens_per_second": round(timing.tokens_per_second),
+        },
+        ensure_ascii=False,
+    )
+
+
+def rule_names(manifest: Manifest) -> list[str]:
+    """The rules that have counts, in the order of the counts."""
+    ending = ".spans"
+    return [
+        key[len("rule.") : -len(ending)]
+        for key in manifest.counts
+        if key.startswith("rule.") and key.endswith(ending)
+    ]
+
+
+def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
+    found = ", ".join(
+        f"{key.removeprefix('found.')} {n:,}"
+        for key, n in counts.items()
+        if key.startswith("found.")
+    )
+    lines = (
+        [("turns trained", f"{counts.get('turns', 0):,}  (start found by {found})")]
+        if found
+        else []
+    )
+    without = counts.get("turns_without_stop", 0)
+    if without:
+        lines.append(("no stop token", f"{without:,} turns end without one"))
+    return lines
+
+
+def _reject_line(counts: dict[str, Any], rejects: Path) -> str:
+    total = counts.get("rejects", 0)
+    if not total:
+        return "0"
+    reasons = ", ".join(
+        f"{key.split('.', 2)[2]} {n:,}" for key, n in counts.items() if key.startswith("reject.")
+    )
+    return f"{total:,}  ({reasons}; see {rejects})"
+
+
+def _speed_line(timing: Timing) -> str:
+    if not timing.fresh_tokens:
+        return f"nothing was left to build ({timing.seconds:.1f} s)"
+    return f"{timing.tokens_per_second:,.0f} tokens/s  ({timing.seconds:.1f} s)"
+
+
+def _part(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"

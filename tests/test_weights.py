@@ -1,0 +1,175 @@
+"""Weights of tokens against a reference that goes byte by byte."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.tokens import Encoded, Paths
+from pipeline.weights import IGNORED, CharacterSpans, weigh
+
+NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
+TEXTS = st.lists(st.text(st.sampled_from("ab é中🙂"), max_size=12), min_size=1, max_size=4)
+
+
+def encoded_at(texts: list[str], cuts: list[list[int]]) -> Encoded:
+    """A batch whose row *i* is cut into tokens at the byte positions ``cuts[i]``."""
+    ids, ends, firsts, starts = [], [], [0], [0]
+    for text, cut in zip(texts, cuts, strict=True):
+        size = len(text.encode())
+        inner = sorted({c % size for c in cut} - {0}) if size else []
+        stops = [*inner, size] if size else []
+        ends += [starts[-1] + stop for stop in stops]
+        ids += [100 + i for i in range(len(stops))]
+        firsts.append(len(ids))
+        starts.append(starts[-1] + size)
+    return Encoded(
+        ids=np.array(ids, np.int32),
+        firsts=np.array(firsts, np.int64),
+        ends=np.array(ends, np.int64),
+        text=np.frombuffer("".join(texts).encode(), np.uint8),
+        starts=np.array(starts, np.int64),
+        paths=NO_PATHS,
+    )
+
+
+def spans_of(spans: list[tuple[int, int, int]]) -> CharacterSpans:
+    flat = np.array(spans, np.int64).reshape(-1, 3)
+    return CharacterSpans(flat[:, 0], flat[:, 1], flat[:, 2])
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[list[str], Encoded, list[tuple[int, int, int]]]:
+    texts = draw(TEXTS)
+    cuts = [draw(st.lists(st.integers(0, 60), max_size=8)) for _ in texts]
+    spans = []
+    for row, text in enumerate(texts):
+        edges = sorted(draw(st.sets(st.integers(0, len(text)), max_size=6)))
+        spans += [(row, a, b) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+    return texts, encoded_at(texts, cuts), spans
+
+
+def share(encoded: Encoded, token: int, text_start: int, inside: set[int]) -> tuple[int, int]:
+    """Bytes of the token inside the set of byte positions, and its size."""
+    start = text_start if token == 0 else int(encoded.ends[token - 1])
+    all_bytes = range(max(start, text_start), int(encoded.ends[token]))
+    return sum(b in inside for b in all_bytes), len(all_bytes)
+
+
+def bytes_inside(texts: list[str], span: tuple[int, int, int]) -> set[int]:
+    row, start, end = span
+    before = sum(len(t.encode()) for t in texts[:row])
+    a = before + len(texts[row][:start].encode())
+    return set(range(a, a + len(texts[row][start:end].encode())))
+
+
+@given(batches())
+def test_a_straddling_token_goes_where_most_of_it_lies(
+    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]],
+) -> None:
+    texts, encoded, spans = batch
+    everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
+    weighed = weigh(encoded, texts, everything, [(spans_of(spans), 0.5)])
+    for row in range(len(texts)):
+        for token in range(int(encoded.firsts[row]), int(encoded.firsts[row + 1])):
+            most = [
+                2 * inside >= size
+                for span in spans
+                for inside, size in [
+                    share(encoded, token, int(encoded.starts[row]), bytes_inside(texts, span))
+                ]
+                if inside
+            ]
+            expected = 0.5 if any(most) else 1.0
+            if token == encoded.firsts[row]:
+                expected = 0.0
+            assert weighed.loss_scale[token] == np.float32(expected)
+
+
+@given(batches())
+def test_an_output_trains_no_token_that_its_start_cuts(
+    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]],
+) -> None:
+    texts, encoded, spans = batch
+    weighed = weigh(encoded, texts, spans_of(spans), [])
+    starts = {min(inside) for span in spans if (inside := bytes_inside(texts, span))}
+    for row in range(len(texts)):
+        for token in range(int(encoded.firsts[row]), int(encoded.firsts[row + 1])):
+            start = encoded.ends[token - 1] if token else 0
+            cut = any(start < s < encoded.ends[token] for s in starts)
+            only = [
+                (inside, size)
+                for span in spans
+                for inside, size in [
+                    share(encoded, token, int(encoded.starts[row]), bytes_inside(texts, span))
+                ]
+                if inside
+            ]
+            if cut and len(only) == 1:
+                assert weighed.loss_scale[token] == 0
+            if not only:
+                assert weighed.loss_scale[token] == 0
+            if any(inside == size for inside, size in only) and token != encoded.firsts[row]:
+                assert weighed.loss_scale[token] == 1
+
+
+@given(batches())
+def test_a_label_is_ignored_exactly_where_the_weight_is_zero(
+    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]],
+) -> None:
+    texts, encoded, spans = batch
+    everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
+    weighed = weigh(encoded, texts, everything, [(spans_of(spans), 0.0)])
+    assert ((weighed.labels == IGNORED) == (weighed.loss_scale == 0)).all()
+    live = weighed.labels != IGNORED
+    assert (weighed.labels[live] == encoded.ids[live]).all()
+
+
+def test_weights_of_several_rules_multiply() -> None:
+    texts = ["abcdef"]
+    encoded = encoded_at(texts, [[1, 2, 3, 4, 5]])
+    weighed = weigh(
+        encoded,
+        texts,
+        spans_of([(0, 0, 6)]),
+        [(spans_of([(0, 1, 4)]), 0.5), (spans_of([(0, 3, 5)]), 3.0)],
+    )
+    assert weighed.loss_scale.tolist() == [0, 0.5, 0.5, 1.5, 3, 1]
+    assert weighed.trained_claims == [3, 2]
+
+
+def test_the_first_token_of_every_row_carries_no_loss() -> None:
+    texts = ["ab", "", "cd"]
+    encoded = encoded_at(texts, [[1], [], [1]])
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 2), (2, 0, 2)]), [])
+    assert weighed.loss_scale.tolist() == [0, 1, 0, 1]
+    assert weighed.labels.tolist() == [IGNORED, 101, IGNORED, 101]
+
+
+def test_an_empty_batch_weighs_nothing() -> None:
+    weighed = weigh(encoded_at([], []), [], spans_of([]), [(spans_of([]), 0.0)])
+    assert len(weighed.labels) == len(weighed.loss_scale) == 0
+
+
+def test_tokens_that_share_a_character_stay_on_one_side() -> None:
+    """The slow path gives equal ends to the tokens of one emoji."""
+    texts = ["🙂a"]
+    encoded = Encoded(
+        ids=np.array([1, 2, 3, 4], np.int32),
+        firsts=np.array([0, 4]),
+        ends=np.array([4, 4, 4, 5]),
+        text=np.frombuffer(texts[0].encode(), np.uint8),
+        starts=np.array([0, 5]),
+        paths=NO_PATHS,
+    )
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 2)]), [(spans_of([(0, 0, 1)]), 0.25)])
+    assert weighed.loss_scale.tolist() == [0, 0.25, 0.25, 1]
+
+
+def test_straddling_tokens_are_counted() -> None:
+    texts = ["abcdef"]
+    encoded = encoded_at(texts, [[3]])
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 6)]), [(spans_of([(0, 2, 5)]), 0.0)])
+    assert weighed.claims[0].straddling == 2
+    assert weighed.outputs.straddling == 0
