@@ -7,14 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from pipeline import cli
-from pipeline.certificate import Certificate, certify, distrust
+from pipeline.certificate import certify, distrust
 from pipeline.engine import local
 from pipeline.errors import BuildError, EngineMismatch
 from pipeline.manifest import Manifest, make_manifest, write_manifest
@@ -25,6 +25,7 @@ from pipeline.shards import FORMATS, write_arrow_state
 from pipeline.source import survey
 from pipeline.summary import Timing, summarize, summarize_as_json
 from pipeline.task import WORK, Job, TaskDone
+from pipeline.tokens import Certificate
 
 SHARD_SIZE = 8 << 20  # bytes of input: a shard of two million tokens, a task of seconds
 
@@ -76,7 +77,7 @@ def build_dataset(
     gather_rejects(output, plan, rejects)
     if recipe.form == "arrow":
         write_arrow_state(output, [d.file for d in done], plan.fingerprint)
-    manifest = make_manifest(plan, recipe, done, certificate.summary())
+    manifest = make_manifest(plan, recipe, done, asdict(certificate))
     write_manifest(manifest, output)
     finish_output(output)
     return Built(manifest, rejects, Timing(time.monotonic() - started, fresh))

@@ -1,14 +1,14 @@
 """What can go wrong, in one tree; every message reads *place: fact; remedy*.
 
-    WeightedShardsError
-    ├── ConfigurationError      flags, rule files, templates, tokenizers: exit 1
-    │   ├── RuleError           a rule file does not say what it must
-    │   ├── TemplateError       a chat template cannot be found or compiled
-    │   └── TokenizerError      a tokenizer cannot be found or used
-    ├── InputError              a whole input cannot be read: exit 1
-    ├── BuildError              shards cannot be written, or do not match: exit 1
-    ├── EngineMismatch          two encoding engines disagree: the build starts anew with the reference
-    └── RecordError             one record is bad: it becomes a reject, the build goes on
+WeightedShardsError
+├── ConfigurationError      flags, rule files, templates, tokenizers: exit 1
+│   ├── RuleError           a rule file does not say what it must
+│   ├── TemplateError       a chat template cannot be found or compiled
+│   └── TokenizerError      a tokenizer cannot be found or used
+├── InputError              a whole input cannot be read: exit 1
+├── BuildError              shards cannot be written, or do not match: exit 1
+├── EngineMismatch          two encoding engines disagree: the build starts anew with the reference
+└── RecordError             one record is bad: it becomes a reject, the build goes on
 """
 
 from __future__ import annotations

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.batch import Encoder
-from pipeline.certificate import Certificate
 from pipeline.plan import Task
 from pipeline.recipe import Recipe
 from pipeline.shards import file_digest, open_shard, replace, shard_name, write_json
 from pipeline.source import read
 from pipeline.template import Template
-from pipeline.tokens import load_tokenizer
+from pipeline.tokens import Certificate, load_tokenizer
 
 WORK = ".build"  # the folder inside the output that holds everything unfinished
 

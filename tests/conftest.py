@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.fail("the corpus is absent, and under CI a corpus test must not be skipped")
     return SHARED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI a corpus test that skips itself, for whatever reason, has failed."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("corpus"):
+        report.outcome = "failed"
+        report.longrepr = f"a corpus test was skipped under CI: {report.longrepr}"
+    return report

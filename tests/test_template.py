@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.callform import apply
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
 from pipeline.template import Rendered, Template
@@ -195,7 +196,8 @@ def test_hooks_change_no_character_of_any_real_template(shared: Path) -> None:
         for messages, prompt in itertools.product(shapes.values(), (False, True)):
             conversation = Conversation(messages)
             try:
-                text = render_plainly(plain, messages, add_generation_prompt=prompt, **special)
+                given = apply(template.form, conversation).messages
+                text = render_plainly(plain, given, add_generation_prompt=prompt, **special)
             except Exception:  # noqa: BLE001 - a template can raise anything
                 with pytest.raises(RecordError):
                     template.render(conversation, prompt=prompt)
@@ -203,3 +205,32 @@ def test_hooks_change_no_character_of_any_real_template(shared: Path) -> None:
             assert template.render(conversation, prompt=prompt).text == text, source[:200]
             compared += 1
     assert compared > 2000
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"city": "Oslo"}}}
+ASKED = [TALK[1], {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+
+
+def test_a_template_that_joins_arguments_as_text_is_given_text() -> None:
+    source = (
+        "{% for m in messages %}{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+        "{{ '<' + c.function.arguments + '>' }}{% endfor %}{% endfor %}"
+    )
+    assert render(source, ASKED).text == 'Hi<{"city": "Oslo"}>'
+
+
+def test_a_template_that_prints_none_is_given_empty_content() -> None:
+    source = (
+        "{% for m in messages %}({{ m.content }}){% for c in m.tool_calls or [] %}"
+        "{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}"
+    )
+    assert render(source, ASKED).text == '(Hi)(){"city": "Oslo"}'
+
+
+def test_a_template_that_takes_objects_is_given_objects_and_none() -> None:
+    source = (
+        "{% for m in messages %}{% if m.content is none %}-{% else %}{{ m.content }}{% endif %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments.items()|list }}{% endfor %}"
+        "{% endfor %}"
+    )
+    assert render(source, ASKED).text == "Hi-[('city', 'Oslo')]"

@@ -1,0 +1,118 @@
+"""Records of the schemas that people have, as conversations.
+
+``auto`` decides by keys and shapes, per record, in this order: the first list under `LIST_KEYS`
+that is not empty (its first item tells role/content, from/value or input/output); instruction and
+output; query and response; prompt and completion or response, both text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.conversation import Conversation
+from pipeline.errors import ConfigurationError, RecordError
+from pipeline.field import decode_text, fault, misfit, name_keys
+from pipeline.message import copy_plain, read_message
+from pipeline.question import find_question, fits_alpaca, read_alpaca, read_pairs, read_query
+from pipeline.row import add_system, read_kwargs, read_toolset, refuse_media
+
+SCHEMAS = ("auto", "messages", "sharegpt", "alpaca", "query-response")
+LIST_KEYS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "traj",
+    "trajectory",
+    "dialogue",
+    "dialog",
+)
+
+
+def read_conversation(record: Any, *, schema: str = "auto") -> Conversation:
+    """A decoded record as a conversation with at least one assistant message.
+
+    Tool schemas and objects of the record are used, not copied; messages are new dicts.
+    RecordError (stage ``parse``) for everything that is wrong with a record, with the field;
+    ConfigurationError for a *schema* that is not one of `SCHEMAS`.
+    """
+    if schema not in SCHEMAS:
+        raise ConfigurationError(f"--schema {schema}: unknown; use one of {', '.join(SCHEMAS)}")
+    if not isinstance(record, dict):
+        remedy = 'write {"messages": [...]}'
+        raise misfit("not_an_object", "", "an object", record, remedy=remedy)
+    refuse_media(record)
+    messages = _read_messages(record, schema)
+    if not any(message["role"] == "assistant" for message in messages):
+        fact = "no message is an assistant's, so nothing can be trained; drop the record"
+        raise fault("no_assistant_turn", "", fact)
+    add_system(record, messages)
+    return Conversation(messages, read_toolset(record, messages), read_kwargs(record))
+
+
+def _read_messages(record: dict[str, Any], schema: str) -> list[dict[str, Any]]:
+    key, items = _find_list(record)
+    if schema in ("auto", "messages", "sharegpt") and items:
+        return _read_list(items, key, schema)
+    if schema in ("auto", "alpaca") and (schema == "alpaca" or fits_alpaca(record)):
+        return read_alpaca(record)
+    if schema in ("auto", "query-response"):
+        keys = find_question(record)
+        if keys is not None:
+            return read_query(record, keys)
+        if items:  # only an explicit query-response comes here
+            return _read_list(items, key, schema)
+    if items is not None:
+        raise fault("empty_conversation", key, "has no message; drop the record")
+    raise _unknown(record, schema)
+
+
+def _find_list(record: dict[str, Any]) -> tuple[str, list[Any] | None]:
+    """The first list of items that is not empty, else an empty one; JSON strings of lists too."""
+    empty = ""
+    for key in LIST_KEYS:
+        items = record.get(key)
+        if isinstance(items, str) and items.lstrip()[:1] == "[":
+            items = decode_text(items)
+        if isinstance(items, list):
+            if items:
+                return key, items
+            empty = empty or key
+    return empty, [] if empty else None
+
+
+def _read_list(items: list[Any], key: str, schema: str) -> list[dict[str, Any]]:
+    shape = _tell_shape(items[0], f"{key}[0]")
+    if schema not in ("auto", shape):
+        fact = f"has the shape of --schema {shape}, not {schema}; pass that, or auto"
+        raise fault("wrong_schema", f"{key}[0]", fact)
+    if shape == "query-response":
+        return read_pairs(items, key)
+    if shape == "sharegpt":
+        names = {"role_key": "from", "content_key": "value"}
+        return [read_message(item, f"{key}[{i}]", **names) for i, item in enumerate(items)]
+    return [copy_plain(item) or read_message(item, f"{key}[{i}]") for i, item in enumerate(items)]
+
+
+def _tell_shape(item: Any, place: str) -> str:
+    if not isinstance(item, dict):
+        raise misfit("bad_message", place, "an object", item, remedy="write one object per message")
+    if item.get("role") is not None:  # null where Arrow pads one schema with another's keys
+        return "messages"
+    if item.get("from") is not None:
+        return "sharegpt"
+    if "input" in item and "output" in item:
+        return "query-response"
+    if "content" in item or "value" in item:  # the role is missing, which read_message will say
+        return "messages" if "content" in item else "sharegpt"
+    fact = f"keys {name_keys(item)}; expected role and content, from and value, or input and output"
+    raise fault("unknown_schema", place, fact)
+
+
+def _unknown(record: dict[str, Any], schema: str) -> RecordError:
+    for key in LIST_KEYS:
+        if record.get(key) is not None and schema != "query-response":
+            remedy = "write a list, or a JSON string of one"
+            return misfit("bad_messages", key, "a list of messages", record[key], remedy=remedy)
+    wanted = "no known schema fits" if schema == "auto" else f"--schema {schema} does not fit"
+    remedy = f"rename them, or pass another of --schema {', '.join(SCHEMAS)}"
+    return fault("unknown_schema", "", f"{wanted} the keys {name_keys(record)}; {remedy}")
