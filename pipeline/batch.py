@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError, RecordError
-from pipeline.regions import Region, divide
 from pipeline.record import Record, decode
+from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
 from pipeline.rules import Claim, RuleSet
 from pipeline.schema import read_conversation
@@ -89,9 +89,7 @@ class Encoder:
         prepared, encoded, failed = self._encode_texts(prepared)
         rejects += failed
         weighed = self.weigh(prepared, encoded)
-        targets = _sums(weighed.labels != IGNORED, encoded.firsts)
-        counts = self._counts(prepared, encoded, weighed, targets)
-        rows, untrained = _rows(prepared, encoded, weighed, targets)
+        rows, untrained, counts = self.tabulate(prepared, encoded, weighed)
         rejects += untrained
         counts["conversations"] = len(records)
         counts["rejects"] = len(rejects)
@@ -152,6 +150,14 @@ class Encoder:
                 for spans, rule in zip(claims, self.rules.rules, strict=True)
             ],
         )
+
+    def tabulate(
+        self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed
+    ) -> tuple[pa.RecordBatch, list[Reject], Counts]:
+        """The columns of a shard, rows that would train nothing apart, and what to count."""
+        targets = _sums(weighed.labels != IGNORED, encoded.firsts)
+        counts = self._counts(prepared, encoded, weighed, targets)
+        return *_rows(prepared, encoded, weighed, targets), counts
 
     def _counts(
         self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, targets: Any

@@ -42,7 +42,7 @@ class BuildError(WeightedShardsError):
     """The output folder does not allow what was asked."""
 
 
-class EngineMismatch(WeightedShardsError):
+class EngineMismatch(WeightedShardsError):  # noqa: N818 - a fact found, not a fault
     """The fast engine gave other ids than the reference for one document."""
 
 

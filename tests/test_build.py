@@ -18,6 +18,7 @@ import pytest
 from pipeline import build, cli
 from pipeline.batch import Encoder
 from pipeline.certificate import certify
+from pipeline.engine import local
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.recipe import BUNDLED, make_recipe
 from pipeline.task import make_encoder
@@ -365,7 +366,7 @@ def test_a_fast_engine_that_lies_is_found_out_and_nothing_of_it_kept(
     from pipeline.errors import EngineMismatch
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    honest = build.local.run
+    honest = local.run
     engines = []
 
     def suspicious(tasks: Any, job: Any, **more: Any) -> Any:
@@ -374,7 +375,7 @@ def test_a_fast_engine_that_lies_is_found_out_and_nothing_of_it_kept(
             raise EngineMismatch("other ids")
         return honest(tasks, job, **more)
 
-    monkeypatch.setattr(build.local, "run", suspicious)
+    monkeypatch.setattr(local, "run", suspicious)
     flags = [*RULE, "--output", str(tmp_path / "o"), "--workers", "1"]
     assert run(*flags) == 0
     assert engines == ["fast", "reference"]

@@ -207,8 +207,14 @@ def test_hooks_change_no_character_of_any_real_template(shared: Path) -> None:
     assert compared > 2000
 
 
-CALL = {"type": "function", "function": {"name": "f", "arguments": {"city": "Oslo"}}}
-ASKED = [TALK[1], {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+CALL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "arguments": {"city": "Oslo"}},
+}
+ASKED: list[dict[str, Any]] = [
+    TALK[1],
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+]
 
 
 def test_a_template_that_joins_arguments_as_text_is_given_text() -> None:

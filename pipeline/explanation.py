@@ -1,0 +1,303 @@
+"""What each token of one row is, and why it weighs what it weighs.
+
+Nothing here decides a weight: they come from ``weights.weigh``. Where an edge cuts a token, the
+bytes on the inner side of the edge are told, since they decided where the token went.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.batch import Prepared
+from pipeline.encoded import Encoded
+from pipeline.offsets import character_starts
+from pipeline.regions import Region
+from pipeline.rules import Rule
+from pipeline.spans import Span
+from pipeline.turns import Turn
+from pipeline.weights import TokenSpans, Weighed
+
+Kind = Literal["untrained", "trained", "lowered", "raised", "silenced"]
+TEMPLATE = "template"  # the region of text that no message owns
+
+_OUTPUT = ("reasoning", "content", "stop")  # the regions of an output, in the order of the text
+_METHODS = {
+    "": "start as stored",
+    "tags": "start found by tags",
+    "prompt": "start found by prompt",
+    "common": "start found by common (what it shares with the prompt)",
+    "probe": "start found by probe (the prompt after another question)",
+    "unprompted": "start found by unprompted (the template has no prompt)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedToken:
+    """One token: ``piece`` is what it covers in UTF-8, ``start`` and ``end`` its characters.
+
+    Tokens that share a character all name it. ``message`` is -1, and ``role`` empty, where no
+    message owns the text. ``trained`` is what the token would be without any rule.
+    """
+
+    number: int
+    id: int
+    piece: bytes
+    start: int
+    end: int
+    message: int
+    role: str
+    region: str
+    weight: float
+    trained: bool
+    why: str
+
+    @property
+    def owner(self) -> str:
+        """Message number and role."""
+        return f"{self.message} {self.role}" if self.message >= 0 else "-"
+
+    @property
+    def kind(self) -> Kind:
+        """What a reader tells apart at a glance; ``silenced`` is trained but for a rule."""
+        if not self.trained:
+            return "untrained"
+        if self.weight == 1:
+            return "trained"
+        return "silenced" if not self.weight else "lowered" if self.weight < 1 else "raised"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A row, explained; ``facts`` are the heading's lines, each a name and what there is to say."""
+
+    place: str
+    facts: tuple[tuple[str, str], ...]
+    tokens: tuple[ExplainedToken, ...]
+
+    @property
+    def targets(self) -> int:
+        """How many tokens carry loss."""
+        return sum(token.weight != 0 for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Of each token: whether it went to some spans, and how many of its bytes lie inside them."""
+
+    given: npt.NDArray[np.bool_]
+    inside: npt.NDArray[np.int64]
+
+
+def explain(
+    prepared: Prepared,
+    encoded: Encoded,
+    weighed: Weighed,
+    *,
+    regions: Iterable[Region],
+    rules: Sequence[Rule],
+    place: str,
+) -> Explanation:
+    """The explanation of a batch of one row; *weighed* is by these *rules*."""
+    leads = character_starts(prepared.text)
+    edges = np.concatenate((encoded.starts[:1], encoded.ends))
+    tiles = _tile(regions, len(prepared.text))
+    owners = [tiles[i] for i in _tiles_of(tiles, leads, edges)]
+    firsts = (np.searchsorted(leads, edges[:-1], side="right") - 1).tolist()
+    stops = np.searchsorted(leads, edges[1:], side="left").tolist()
+    given, reasons = _reasons(prepared, weighed, rules, leads, edges)
+    text = encoded.text.tobytes()
+    tokens = tuple(
+        ExplainedToken(
+            number=number,
+            id=int(encoded.ids[number]),
+            piece=text[edges[number] : edges[number + 1]],
+            start=firsts[number],
+            end=stops[number],
+            message=owner.message,
+            role=owner.role,
+            region=owner.name,
+            weight=float(weighed.loss_scale[number]),
+            trained=given[number],
+            why=reasons[number],
+        )
+        for number, owner in enumerate(owners)
+    )
+    facts = (
+        ("source", place),
+        ("row", f"{_count(len(tokens), 'token')}, {_loss(tokens)}"),
+        *_turn_facts(prepared.turns, tokens),
+        *_rule_facts(rules, weighed),
+    )
+    return Explanation(place, facts, tokens)
+
+
+def _tile(regions: Iterable[Region], length: int) -> list[Region]:
+    """The regions in the order of the text, and what lies between them as the template's."""
+    tiles: list[Region] = []
+    position = 0
+    end_of_text = Region(-1, "", TEMPLATE, length, length)
+    for region in [*sorted(regions, key=lambda r: r.start), end_of_text]:
+        if position < region.start:
+            tiles.append(Region(-1, "", TEMPLATE, position, region.start))
+        tiles.append(region)
+        position = region.end
+    return tiles
+
+
+def _tiles_of(
+    tiles: Sequence[Region], leads: npt.NDArray[np.int64], edges: npt.NDArray[np.int64]
+) -> Iterator[int]:
+    """For each token the tile that most of its bytes are in, the earlier one on a tie."""
+    borders = leads[[*(tile.start for tile in tiles), tiles[-1].end]]
+    begun = np.searchsorted(borders[:-1], edges[:-1], side="right") - 1
+    for first, (start, end) in zip(begun.tolist(), itertools.pairwise(edges.tolist()), strict=True):
+        best, most = first, 0
+        for tile in range(first, len(tiles)):
+            if borders[tile] >= end:
+                break
+            inside = min(end, borders[tile + 1]) - max(start, borders[tile])
+            if inside > most:
+                best, most = tile, inside
+        yield best
+
+
+def _share(
+    spans: Iterable[tuple[int, int]],
+    tokens: TokenSpans,
+    leads: npt.NDArray[np.int64],
+    edges: npt.NDArray[np.int64],
+) -> _Share:
+    """*spans* are disjoint ranges of characters, *tokens* what was given to them."""
+    given = np.zeros(len(edges) - 1, np.bool_)
+    for first, stop in zip(tokens.firsts.tolist(), tokens.stops.tolist(), strict=True):
+        given[first:stop] = True
+    borders = leads[np.array(sorted(spans), np.int64).reshape(-1, 2)]
+    if not len(borders):
+        return _Share(given, np.zeros(len(given), np.int64))
+    # Bytes of spans before a position: flat between them, rising by one a byte inside.
+    before = np.concatenate(([0], np.cumsum(borders[:, 1] - borders[:, 0])))
+    inside = np.diff(np.interp(edges, borders.ravel(), np.repeat(before, 2)[1:-1]))
+    return _Share(given, np.rint(inside).astype(np.int64))
+
+
+def _reasons(
+    prepared: Prepared,
+    weighed: Weighed,
+    rules: Sequence[Rule],
+    leads: npt.NDArray[np.int64],
+    edges: npt.NDArray[np.int64],
+) -> tuple[list[bool], list[str]]:
+    """For each token whether it is trained without rules, and why it weighs what it weighs."""
+    outputs: list[Span] = [span for turn in prepared.turns for span in turn.outputs]
+    base = _share(outputs, weighed.outputs, leads, edges)
+    claims = [
+        _share([c[1:] for c in prepared.claims if c.rule == i], tokens, leads, edges)
+        for i, tokens in enumerate(weighed.claims)
+    ]
+    starts = leads[np.array(sorted(span.start for span in outputs), np.int64)]
+    sizes, cut = np.diff(edges), np.zeros(len(edges) - 1, np.bool_)
+    cut[np.searchsorted(edges, starts, side="right") - 1] = ~np.isin(starts, edges)
+    trained, reasons = base.given.tolist(), []
+    for i, size in enumerate(sizes.tolist()):
+        if not i and trained[i]:
+            trained[i] = False
+            reasons.append("first token: nothing predicts it")
+        elif trained[i]:
+            told = [
+                _claimed(rule, share, i, size) for rule, share in zip(rules, claims, strict=True)
+            ]
+            reasons.append(", ".join(filter(None, [f"assistant{_part(base, i, size)}", *told])))
+        elif base.inside[i]:
+            fact = "cut by the header" if cut[i] else "mostly past the output"
+            reasons.append(fact + _part(base, i, size))
+        else:
+            reasons.append("not generated")
+    return trained, reasons
+
+
+def _claimed(rule: Rule, share: _Share, token: int, size: int) -> str:
+    if share.given[token]:
+        return f"{rule.name} ×{rule.weight:g}{_part(share, token, size)}"
+    return f"not {rule.name}{_part(share, token, size)}" if share.inside[token] else ""
+
+
+def _part(share: _Share, token: int, size: int) -> str:
+    """How much of a token lies inside, where an edge cuts it."""
+    inside = int(share.inside[token])
+    return f" ({inside} of {size} bytes)" if inside < size else ""
+
+
+def _turn_facts(
+    turns: Iterable[Turn], tokens: Sequence[ExplainedToken]
+) -> Iterator[tuple[str, str]]:
+    """A line for each turn of the assistant: what of it is trained, and how its start was found."""
+    mine: dict[int, list[ExplainedToken]] = {}
+    for token in tokens:
+        mine.setdefault(token.message, []).append(token)
+    for turn in turns:
+        if turn.role != "assistant":
+            continue
+        own = mine.get(turn.message, [])
+        facts = [f"{turn.role}, {_count(len(own), 'token')}, {_loss(own)}"]
+        if turn.outputs:
+            facts += [_METHODS[turn.found], *(["no stop token"] if turn.stop < 0 else [])]
+        else:
+            facts.append("nothing of it is generated")
+        yield f"message {turn.message}", "; ".join(facts)
+
+
+def _rule_facts(rules: Sequence[Rule], weighed: Weighed) -> Iterator[tuple[str, str]]:
+    """A line for each rule: what it claimed here."""
+    if not rules:
+        yield "rules", "none: what the assistant generates weighs 1"
+    for rule, spans in zip(rules, weighed.claims, strict=True):
+        tokens = int((spans.stops - spans.firsts).sum())
+        cut = f"; {spans.straddling:,} across an edge" if spans.straddling else ""
+        claimed = f"{_count(len(spans.firsts), 'span')}, {_count(tokens, 'token')}{cut}"
+        if not tokens:
+            claimed = "nothing here" if not len(spans.firsts) else f"no token{cut}"
+        yield f"rule {rule.name}", f"×{rule.weight:g} on {claimed}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _loss(tokens: Sequence[ExplainedToken]) -> str:
+    trained = sum(token.weight != 0 for token in tokens)
+    total = f"{sum(token.weight for token in tokens):,.2f}".rstrip("0").rstrip(".")
+    return f"{trained:,} trained, weight {total}"
+
+
+def restore_turns(regions: Iterable[Region]) -> Iterator[Turn]:
+    """The turns that were divided into *regions* (in ``divide``'s order), without what is not told.
+
+    How a start was found is not stored. Two outputs that touch are told apart by the names'
+    order; one that ends with its content and one that is nothing but a stop token are joined.
+    """
+    by_turn = itertools.groupby(regions, key=lambda region: (region.message, region.role))
+    for (message, role), parts in by_turn:
+        ranges: list[Span] = []
+        outputs: list[Span] = []
+        stop = last = -1
+        for _, _, name, start, end in parts:
+            place = _OUTPUT.index(name) if name in _OUTPUT else -1
+            touches = bool(ranges) and ranges[-1].end == start
+            if place >= 0:
+                _put(outputs, Span(start, end), joined=touches and place > last >= 0)
+            _put(ranges, Span(start, end), joined=touches)
+            stop = start if name == "stop" else stop
+            last = place
+        yield Turn(message, role, ranges, outputs, stop, "", False)
+
+
+def _put(spans: list[Span], span: Span, *, joined: bool) -> None:
+    if joined:
+        span = Span(spans.pop().start, span.end)
+    spans.append(span)

@@ -1,0 +1,136 @@
+"""Pieces of input, and the records in them: undecoded, each knowing its place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import RecordError
+
+# What JSON calls white space; bytes.strip() alone would take \v and \f too, and hide a bad line.
+WHITE = b" \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A fixed range of one source, a function of its content, that any process can read alone.
+
+    ``path`` is the seekable file that is read: the input, or its unpacked form in the spool.
+    ``start`` and ``end`` are bytes of it where *form* is ``lines`` or ``elements`` (one array
+    element a line), rows where it is ``parquet`` or ``arrow``. ``first`` is the number in the
+    source of the first record, ``line`` the 1-based line where the piece starts (0 without lines),
+    ``size`` the bytes it stands for, to balance work.
+    """
+
+    source: str
+    path: str
+    form: str
+    start: int
+    end: int
+    first: int
+    line: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file's worth of records; ``sha256`` and ``size`` are of the content once uncompressed."""
+
+    name: str
+    sha256: str
+    size: int
+    records: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """JSON text in ``raw``, or a row in ``value``; ``row`` counts records from 0, ``line`` from 1.
+
+    ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column.
+    """
+
+    source: str
+    row: int
+    line: int
+    raw: bytes | None = None
+    value: dict[str, Any] | None = None
+    fault: RecordError | None = None
+
+    @property
+    def place(self) -> str:
+        """``train.jsonl:17`` where the source has lines, else ``data.json[16]``."""
+        return f"{self.source}:{self.line}" if self.line else f"{self.source}[{self.row}]"
+
+
+def decode(record: Record) -> Any:
+    """The record's value: numbers and their order as written, big integers exact.
+
+    msgspec decodes; what it refuses goes through ``json``, which takes NaN and 1e400. Raises
+    RecordError (stage ``read``): ``bad_json``, ``bad_utf8``, ``lone_surrogate`` (with the field:
+    tokenizers cannot take one), and what ``fault`` holds.
+    """
+    if record.fault is not None:
+        raise record.fault
+    if record.raw is None:
+        return record.value
+    return decode_json(record.raw)
+
+
+def decode_json(raw: bytes, *, field: str = "") -> Any:
+    """JSON text in UTF-8 as a value; errors as of ``decode``, *field* being where the text lay."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = _decode_slowly(raw, field)
+    if (found := _surrogate(value)) is not None:
+        path = ".".join(part for part in (field, found) if part)
+        raise RecordError(
+            "read", "lone_surrogate", "half of a surrogate pair is no text; drop it", field=path
+        )
+    return value
+
+
+def _decode_slowly(raw: bytes, field: str) -> Any:
+    try:
+        return json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        fact = f"byte {raw[error.start]:#04x} at byte {error.start + 1} is not UTF-8"
+        raise RecordError("read", "bad_utf8", f"{fact}; save as UTF-8", field=field) from None
+    except json.JSONDecodeError as error:
+        fact = f"bad JSON at column {error.colno}: {error.msg}; repair the record"
+        if not raw.strip(WHITE):
+            fact = "nothing where a value should be; the array is cut off or has a comma too many"
+        raise RecordError("read", "bad_json", fact, field=field) from None
+    except (RecursionError, ValueError) as error:  # ValueError: an integer of over 4,300 digits
+        fact = f"JSON that Python cannot hold: {error}; simplify the record"
+        raise RecordError("read", "bad_json", fact, field=field) from None
+
+
+def _surrogate(value: Any) -> str | None:
+    """Path of the first string or key with a lone surrogate; no recursion: JSON may be deep."""
+    stack = [("", value)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, str):
+            if not _encodable(item):
+                return path
+        elif isinstance(item, dict):
+            if not all(map(_encodable, item)):
+                return path
+            dot = "." if path else ""
+            stack.extend((f"{path}{dot}{key}", item[key]) for key in reversed(item))
+        elif isinstance(item, list):
+            stack.extend((f"{path}[{i}]", item[i]) for i in reversed(range(len(item))))
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

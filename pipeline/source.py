@@ -1,0 +1,105 @@
+"""Where conversations come from: inputs are surveyed once, then read by pieces, anywhere.
+
+survey: words ─▶ inputs ─▶ sniffed, hashed, unpacked into the spool if need be ─▶ pieces
+read:   a piece ─▶ batches of records, undecoded ─▶ decode
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import columns, lines
+from pipeline.elements import split_array, split_values
+from pipeline.errors import InputError
+from pipeline.inputs import Input, resolve
+from pipeline.record import Piece, Record, Source, decode
+from pipeline.spool import Content, Digest, chunks, kept, sniff, without_bom
+
+__all__ = ["Piece", "Record", "Source", "decode", "read", "survey"]
+
+
+def survey(
+    inputs: Sequence[str], *, spool: Path, piece_bytes: int, piece_rows: int = 8192
+) -> list[Source]:
+    """Sources in the order of *inputs* (files, folders, globs, hub ids, ``-``), hashed and cut.
+
+    Reads every byte once, in chunks. What cannot be read by ranges (compressed files, JSON arrays,
+    standard input) is unpacked into the folder *spool*, which is made only if needed and has to
+    outlive the reading. Names, hashes and pieces are functions of the content and of where a file
+    lies below the folder given. An empty file is a source without pieces. Raises InputError for an
+    input that is missing or damaged, BuildError if the spool cannot be written.
+    """
+    return [
+        _survey_input(item, Path(spool) / f"{number:05d}", piece_bytes, piece_rows)
+        for number, item in enumerate(resolve(inputs))
+    ]
+
+
+def _survey_input(item: Input, target: Path, piece_bytes: int, piece_rows: int) -> Source:
+    try:
+        path = item.path or target
+        if item.fetch is not None:
+            path = target.with_suffix(".raw")
+            item.fetch(path)
+        content = sniff(path, name=item.name, label=item.label)
+        if content.layout in ("parquet", "arrow"):
+            return _survey_columns(item, path, content, target, piece_bytes, piece_rows)
+        return _survey_lines(item, path, content, target, piece_bytes, piece_rows)
+    except OSError as error:
+        raise InputError(
+            f"{item.label}: cannot be read ({error.strerror}); check the file and its permissions"
+        ) from error
+
+
+def _survey_lines(
+    item: Input, path: Path, content: Content, target: Path, piece_bytes: int, piece_rows: int
+) -> Source:
+    digest = Digest()
+    parts = digest.through(chunks(path, content.codec, label=item.label))
+    start, form = 0, "lines"
+    if content.bom:
+        parts, start = without_bom(parts), 3
+    if content.layout != "lines":
+        split = split_array if content.layout == "array" else split_values
+        parts, form = split(parts), "elements"
+    if content.codec or form == "elements":
+        path, start = target.with_suffix(".jsonl"), 0
+        parts = kept(parts, path)
+    opened = Piece(item.name, os.fspath(path), form, start, start, 0, 1, 0)
+    pieces, records = lines.cut(parts, opened, piece_bytes=piece_bytes, piece_rows=piece_rows)
+    return Source(item.name, digest.sha256, digest.size, records, pieces)
+
+
+def _survey_columns(
+    item: Input, path: Path, content: Content, target: Path, piece_bytes: int, piece_rows: int
+) -> Source:
+    digest = Digest()
+    parts = digest.through(chunks(path, content.codec, label=item.label))
+    if content.codec:
+        path = target.with_suffix(f".{content.layout}")
+        parts = kept(parts, path)
+    for _ in parts:
+        pass
+    opened = Piece(item.name, os.fspath(path), content.layout, 0, 0, 0, 0, 0)
+    pieces, records = columns.cut(
+        opened,
+        target=target.with_suffix(".stream"),
+        label=item.label,
+        piece_bytes=piece_bytes,
+        piece_rows=piece_rows,
+    )
+    return Source(item.name, digest.sha256, digest.size, records, pieces)
+
+
+def read(
+    piece: Piece, *, batch_records: int = 256, batch_bytes: int = 1 << 20
+) -> Iterator[list[Record]]:
+    """The piece's records in order, in lists of at most *batch_records*; JSON stays undecoded.
+
+    Memory holds about *batch_bytes* of input and one record more. Raises InputError if the file
+    has changed or is damaged; a bad record raises only in ``decode``.
+    """
+    form = columns.read if piece.form in ("parquet", "arrow") else lines.read
+    return form(piece, batch_records=batch_records, batch_bytes=batch_bytes)

@@ -1,0 +1,221 @@
+"""What a file really is, whatever its name; its content as a stream, and unpacked on disk."""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lz4.frame
+import msgspec
+import zstandard
+
+from pipeline.elements import split_values
+from pipeline.errors import BuildError, InputError
+from pipeline.record import WHITE
+
+CHUNK = 1 << 22
+# Compressed bytes fed at once. zstd can make 128 KB of 4 bytes, so this bounds memory.
+MORSEL = 1 << 14
+BOM = b"\xef\xbb\xbf"
+COMPRESSED = (
+    ("gzip", re.compile(rb"\x1f\x8b\x08")),
+    ("bz2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),
+    ("lz4", re.compile(rb"\x04\x22\x4d\x18")),
+    # pzstd begins a file with a skippable frame.
+    ("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")),
+)
+COLUMNAR = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "arrow"))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """How to get at the records: *codec* (empty: none), then *layout*, a form or how to make one.
+
+    ``layout`` is ``lines``, ``array``, ``values``, ``parquet`` or ``arrow``.
+    """
+
+    codec: str
+    layout: str
+    bom: bool
+
+
+class _Inflater(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes | None: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def sniff(path: Path, *, name: str, label: str) -> Content:
+    """What *path* holds, from its first bytes; *name* decides only what they leave open.
+
+    Raises InputError for what is certainly no input: UTF-16, other binary files.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    codec = next((codec for codec, magic in COMPRESSED if magic.match(start)), "")
+    head = next(chunks(path, codec, label=label), b"")
+    for magic, layout in COLUMNAR:
+        if head.startswith(magic):
+            return Content(codec, layout, bom=False)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
+        raise InputError(f"{label}: text in UTF-16 or UTF-32; convert it to UTF-8")
+    body = head.removeprefix(BOM).lstrip(WHITE)
+    likely = re.match(rb"[\[{][^\0]", body)  # JSON with a NUL in it is bad records, not a bad file
+    if not likely and b"\0" in body.partition(b"\n")[0]:
+        raise InputError(
+            f"{label}: neither JSON in UTF-8 nor Parquet, Arrow, gzip, zstd, bz2 or lz4; "
+            "convert it to one of these"
+        )
+    claim = re.search(r"\.(parquet|arrow|feather|gz|zst|zstd|bz2?|lz4)$", name, re.IGNORECASE)
+    if claim and not codec and body and not likely:
+        raise InputError(
+            f"{label}: does not begin as a .{claim[1]} file does, nor as JSON; "
+            "it may be damaged: fetch or write it again"
+        )
+    return Content(codec, _layout(body, name), bom=head.startswith(BOM))
+
+
+def _layout(body: bytes, name: str) -> str:
+    """Whether JSON text is lines, an array, or objects printed over many lines.
+
+    Lines whose first line is broken look like a printed object, and lines that are arrays like an
+    array, so the second line has a say.
+    """
+    first, ended, rest = body.partition(b"\n")
+    if not ended or body[:1] not in (b"{", b"["):
+        return "array" if body[:1] == b"[" else "lines"
+    second = rest.lstrip(WHITE).partition(b"\n")[0]
+    if body[:1] == b"[":
+        return "lines" if second.startswith(b"[") and _is_json(first) else "array"
+    if _is_json(first):
+        return "lines"
+    value = b"".join(split_values([body])).partition(b"\n")[0]
+    if _is_json(value):
+        return "values"
+    if second.startswith(b"{") and _is_json(second):
+        return "lines"
+    return "lines" if re.search(r"\.(jsonl|ndjson)\b", name, re.IGNORECASE) else "values"
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator[bytes]:
+    """The content in chunks of about *size* bytes; InputError where it is damaged or cut off.
+
+    One loop for all codecs: each has a decompressor that stops at the end of its frame, and a file
+    is any number of frames. (zstandard's own reader takes a cut-off file as whole, and Python's bz2
+    ignores garbage at the end.)
+    """
+    with path.open("rb") as file:
+        if not codec:
+            yield from iter(lambda: file.read(size), b"")
+            return
+        gathered = bytearray()
+        for part in _inflated(iter(lambda: file.read(MORSEL), b""), codec, label):
+            gathered += part
+            if len(gathered) >= size:
+                yield bytes(gathered)
+                gathered.clear()
+        if gathered:
+            yield bytes(gathered)
+
+
+def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[bytes]:
+    frame: _Inflater | None = None
+    for morsel in morsels:
+        data = morsel
+        while data:
+            if frame is None:
+                data = data.lstrip(b"\0")  # padding between frames, which gzip's readers allow
+                frame = _inflater(codec) if data else None
+                continue
+            try:
+                part = frame.decompress(data)
+            except (zlib.error, zstandard.ZstdError, OSError, RuntimeError) as error:
+                raise InputError(
+                    f"{label}: damaged {codec} data ({error}); fetch or write the file again"
+                ) from None
+            data = b""
+            if frame.eof:
+                data, frame = frame.unused_data or b"", None
+            yield part
+    if frame is not None:
+        raise InputError(f"{label}: {codec} data is cut off; fetch or write the file again")
+
+
+def _inflater(codec: str) -> _Inflater:
+    makers: dict[str, Callable[[], Any]] = {
+        "gzip": lambda: zlib.decompressobj(wbits=31),
+        "bz2": bz2.BZ2Decompressor,
+        "lz4": lz4.frame.LZ4FrameDecompressor,
+        # Windows of up to 2 GiB: what zstd --long writes.
+        "zstd": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
+    }
+    frame: _Inflater = makers[codec]()
+    return frame
+
+
+class Digest:
+    """SHA-256 and length of whatever passed ``through``."""
+
+    def __init__(self) -> None:
+        self._sha, self.size = hashlib.sha256(), 0
+
+    def through(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        for part in parts:
+            self._sha.update(part)
+            self.size += len(part)
+            yield part
+
+    @property
+    def sha256(self) -> str:
+        return self._sha.hexdigest()
+
+
+def kept(parts: Iterable[bytes], target: Path) -> Iterator[bytes]:
+    """The same chunks, each written to *target* as it passes; BuildError if the disk refuses."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = target.open("wb")
+    try:
+        for part in parts:
+            with writing(target):
+                file.write(part)
+            yield part
+    finally:
+        with writing(target):
+            file.close()
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns an OSError into a BuildError that names *target*."""
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(
+            f"{target}: cannot be written ({error.strerror}); free space or choose another folder"
+        ) from error
+
+
+def without_bom(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks without their first three bytes."""
+    left = len(BOM)
+    for part in parts:
+        yield part[left:]
+        left = max(0, left - len(part))
