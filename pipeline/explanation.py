@@ -31,9 +31,9 @@ _METHODS = {
     "": "start as stored",
     "tags": "start found by tags",
     "prompt": "start found by prompt",
-    "common": "start found by common (what it shares with the prompt)",
-    "probe": "start found by probe (the prompt after another question)",
-    "unprompted": "start found by unprompted (the template has no prompt)",
+    "common": "start found by common: what it shares with the prompt",
+    "probe": "start found by probe: the prompt after another question",
+    "unprompted": "start unprompted: the template has no prompt",
 }
 
 
@@ -42,7 +42,7 @@ class ExplainedToken:
     """One token: ``piece`` is what it covers in UTF-8, ``start`` and ``end`` its characters.
 
     Tokens that share a character all name it. ``message`` is -1, and ``role`` empty, where no
-    message owns the text. ``trained`` is what the token would be without any rule.
+    message owns the text. ``trainable``: it would weigh 1 without rules.
     """
 
     number: int
@@ -54,7 +54,7 @@ class ExplainedToken:
     role: str
     region: str
     weight: float
-    trained: bool
+    trainable: bool
     why: str
 
     @property
@@ -64,8 +64,8 @@ class ExplainedToken:
 
     @property
     def kind(self) -> Kind:
-        """What a reader tells apart at a glance; ``silenced`` is trained but for a rule."""
-        if not self.trained:
+        """What a reader tells apart at a glance; ``silenced`` would be trained but for a rule."""
+        if not self.trainable:
             return "untrained"
         if self.weight == 1:
             return "trained"
@@ -110,7 +110,7 @@ def explain(
     owners = [tiles[i] for i in _tiles_of(tiles, leads, edges)]
     firsts = (np.searchsorted(leads, edges[:-1], side="right") - 1).tolist()
     stops = np.searchsorted(leads, edges[1:], side="left").tolist()
-    given, reasons = _reasons(prepared, weighed, rules, leads, edges)
+    trainable, reasons = _reasons(prepared, weighed, rules, leads, edges)
     text = encoded.text.tobytes()
     tokens = tuple(
         ExplainedToken(
@@ -123,7 +123,7 @@ def explain(
             role=owner.role,
             region=owner.name,
             weight=float(weighed.loss_scale[number]),
-            trained=given[number],
+            trainable=trainable[number],
             why=reasons[number],
         )
         for number, owner in enumerate(owners)
@@ -193,7 +193,7 @@ def _reasons(
     leads: npt.NDArray[np.int64],
     edges: npt.NDArray[np.int64],
 ) -> tuple[list[bool], list[str]]:
-    """For each token whether it is trained without rules, and why it weighs what it weighs."""
+    """For each token whether it is trainable, and why it weighs what it weighs."""
     outputs: list[Span] = [span for turn in prepared.turns for span in turn.outputs]
     base = _share(outputs, weighed.outputs, leads, edges)
     claims = [
@@ -203,12 +203,12 @@ def _reasons(
     starts = leads[np.array(sorted(span.start for span in outputs), np.int64)]
     sizes, cut = np.diff(edges), np.zeros(len(edges) - 1, np.bool_)
     cut[np.searchsorted(edges, starts, side="right") - 1] = ~np.isin(starts, edges)
-    trained, reasons = base.given.tolist(), []
+    trainable, reasons = base.given.tolist(), []
     for i, size in enumerate(sizes.tolist()):
-        if not i and trained[i]:
-            trained[i] = False
+        if not i and trainable[i]:
+            trainable[i] = False
             reasons.append("first token: nothing predicts it")
-        elif trained[i]:
+        elif trainable[i]:
             told = [
                 _claimed(rule, share, i, size) for rule, share in zip(rules, claims, strict=True)
             ]
@@ -218,7 +218,7 @@ def _reasons(
             reasons.append(fact + _part(base, i, size))
         else:
             reasons.append("not generated")
-    return trained, reasons
+    return trainable, reasons
 
 
 def _claimed(rule: Rule, share: _Share, token: int, size: int) -> str:
@@ -230,7 +230,7 @@ def _claimed(rule: Rule, share: _Share, token: int, size: int) -> str:
 def _part(share: _Share, token: int, size: int) -> str:
     """How much of a token lies inside, where an edge cuts it."""
     inside = int(share.inside[token])
-    return f" ({inside} of {size} bytes)" if inside < size else ""
+    return f" ({inside} of {size} bytes inside)" if inside < size else ""
 
 
 def _turn_facts(

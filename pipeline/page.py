@@ -12,13 +12,13 @@ from typing import get_args
 
 from pipeline.explanation import ExplainedToken, Explanation, Kind
 
-_WRITTEN = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "·": "\\u00b7"}
+_WRITTEN = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "·": "\\u00b7", "◌": "\\u25cc"}
 _LEGEND = {
-    "untrained": "carries no loss",
-    "trained": "weighs 1",
-    "lowered": "a rule made it weigh less",
-    "raised": "a rule made it weigh more",
-    "silenced": "a rule took its loss",
+    "untrained": "carry no loss",
+    "trained": "weigh 1",
+    "lowered": "weigh less by a rule",
+    "raised": "weigh more by a rule",
+    "silenced": "lost their weight to a rule",
 }
 _HEADS = (
     '<th class="number">#</th><th class="number">id</th><th>text</th><th>chars</th><th>message</th>'
@@ -53,7 +53,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.25rem; 
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 ul { display: flex; flex-wrap: wrap; gap: .3rem 1.25rem; margin: 1.25rem 0 .75rem; padding: 0;
   list-style: none; color: var(--faint); font-size: .87rem; }
-li b { color: var(--ink); font-weight: 500; padding: .1em .4em; border-radius: .25em; }
+li span { color: var(--ink); font-weight: 500; padding: .1em .4em; border-radius: .25em; }
 section, table, td { font: .87rem/1.75 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 section { border: 1px solid var(--line); border-radius: .5rem; overflow: hidden; }
 article { display: grid; grid-template-columns: 7.5rem 1fr; }
@@ -119,7 +119,7 @@ def make_page(explanation: Explanation) -> str:
             if name != "source"
         ),
         legend="\n".join(
-            f'<li><b class="{kind}">{kinds[kind]:,} {kind}</b> {_LEGEND[kind]}</li>'
+            f'<li><span class="{kind}">{kinds[kind]:,} {kind}</span> {_LEGEND[kind]}</li>'
             for kind in get_args(Kind)
             if kinds[kind]
         ),

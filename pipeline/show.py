@@ -77,7 +77,7 @@ def _explain(args: argparse.Namespace) -> Explanation:
     with tempfile.TemporaryDirectory(prefix="weighted-shards-") as spool:
         record, folder = _find(args.input or str(BUNDLED / "sample.jsonl"), args.index, Path(spool))
     if record.value is not None and {"input_ids", "loss_scale"} <= record.value.keys():
-        return _explain_row(record, folder, args)
+        return explain_row(record, folder, args)
     cli.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
     recipe = make_recipe(
         rules=args.rules,
@@ -87,7 +87,7 @@ def _explain(args: argparse.Namespace) -> Explanation:
         date=args.date,
         schema=args.schema,
     )
-    return _explain_record(record, _load(recipe))
+    return explain_record(record, _load(recipe))
 
 
 def _load(recipe: Recipe) -> Encoder:
@@ -141,7 +141,8 @@ def _beyond(word: str, index: int, count: int, what: str) -> InputError:
     return InputError(f"{word}: holds {count:,} {what}, --index {index} asks for another; {remedy}")
 
 
-def _explain_record(record: Record, encoder: Encoder) -> Explanation:
+def explain_record(record: Record, encoder: Encoder) -> Explanation:
+    """Raises InputError, in the words of the reject, where the record cannot become tokens."""
     prepared, rejects = encoder.prepare([record])
     if rejects:
         raise InputError(rejects[0].message)
@@ -160,7 +161,7 @@ def _explain_record(record: Record, encoder: Encoder) -> Explanation:
     )
 
 
-def _explain_row(record: Record, folder: Path, args: argparse.Namespace) -> Explanation:
+def explain_row(record: Record, folder: Path, args: argparse.Namespace) -> Explanation:
     """A row of a shard: its text comes from its ids, its turns from ``spans``."""
     _refuse_rendering(args)
     manifest = read_manifest(folder)
@@ -252,11 +253,12 @@ def _restore(row: _StoredRow, encoder: Encoder, *, place: str, origin: str) -> t
         encoded = tokenizer.encode([text])
     except EncodeFailure:
         encoded = tokenizer.encode([""])
-    if known and np.array_equal(encoded.ids, ids) and row.spans[-1].end <= len(text):
+    fits = all(0 <= span.start <= span.end <= len(text) for span in row.spans)
+    if known and fits and np.array_equal(encoded.ids, ids):
         return text, encoded
     raise InputError(
-        f"{place}: the text of its ids encodes to other ids: the tokenizer does not keep text as "
-        f"it was, or the shard is damaged; show the source record, {origin}"
+        f"{place}: its text cannot be had back from its ids: the tokenizer normalized it, or the "
+        f"shard is damaged; show the source record, {origin}"
     )
 
 
@@ -279,8 +281,8 @@ def _require_weights(stored: Any, computed: Any, *, place: str, origin: str) -> 
         first = int(np.flatnonzero(stored != computed)[0])
         fact = f"token {first}: stored {stored[first]:g}, computed {computed[first]:g}"
     raise InputError(
-        f"{place}: its weights are not what the rules of {NAME} give ({fact}): the shard is "
-        f"damaged, or the tokenizer normalized its text; show the source record, {origin}"
+        f"{place}: its weights are not what the rules of {NAME} give ({fact}): the tokenizer "
+        f"normalized its text, or the shard is damaged; show the source record, {origin}"
     )
 
 
@@ -356,6 +358,12 @@ def _write(path: Path, page: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(
         "show", "Prints one conversation token by token: its weight, and which rule gave it."
+    )
+    parser.epilog = (
+        "In the table, chars are half-open and count the rendered text; a space at a token's end "
+        "shows as a middle dot, and \\xNN is one byte of a character that several tokens share. "
+        "why: 'not generated' is what the model is given; 'assistant' weighs 1, multiplied by each "
+        "rule named after it; of a token that an edge cuts, the bytes inside the edge are told."
     )
     parser.add_argument(
         "input",

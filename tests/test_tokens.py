@@ -107,10 +107,15 @@ def slow_ends(library: Library, text: str) -> list[int]:
 
 def row_ends(encoded: Encoded, row: int) -> list[int]:
     """Characters at which tokens end: bytes rounded up to whole characters, by counting."""
-    start, stop = encoded.starts[row : row + 2]
-    starts_of = [i for i in range(start, stop) if encoded.text[i] & 0xC0 != 0x80] + [int(stop)]
-    ends = encoded.ends[encoded.firsts[row] : encoded.firsts[row + 1]]
-    return [next(c for c, byte in enumerate(starts_of) if byte >= end) for end in ends]
+    raw = encoded.text[encoded.starts[row] : encoded.starts[row + 1]].tobytes()
+    ends = encoded.ends[encoded.firsts[row] : encoded.firsts[row + 1]] - encoded.starts[row]
+    counted, position, characters = [], 0, 0
+    for end in ends.tolist():
+        while position < end:
+            position += len(raw[position : position + 4].decode(errors="ignore")[0].encode())
+            characters += 1
+        counted.append(characters)
+    return counted
 
 
 def untrimmed(path: Path) -> Library:
