@@ -25,13 +25,13 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.batch import Encoder, Prepared
-from pipeline.certificate import certify
 from pipeline.recipe import BUNDLED, make_recipe
-from pipeline.record import Record, decode
 from pipeline.schema import read_conversation
 from pipeline.shards import open_shard
 from pipeline.source import read, survey
+from pipeline.source.record import Record, decode
 from pipeline.task import make_encoder
+from pipeline.tokens.certificate import certify
 from pipeline.turns import Headers, establish_turns
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError, RecordError
-from pipeline.record import Record, decode
 from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
 from pipeline.rules import Claim, RuleSet
 from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA, SPAN_TYPE
+from pipeline.source.record import Record, decode
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.turns import Headers, Markers, Turn, establish_turns

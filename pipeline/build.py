@@ -14,7 +14,6 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline import cli
-from pipeline.certificate import certify, distrust
 from pipeline.engine import local
 from pipeline.errors import BuildError, EngineMismatch
 from pipeline.manifest import Manifest, make_manifest, write_manifest
@@ -26,6 +25,7 @@ from pipeline.source import survey
 from pipeline.summary import Timing, summarize, summarize_as_json
 from pipeline.task import WORK, Job, TaskDone
 from pipeline.tokens import Certificate
+from pipeline.tokens.certificate import certify, distrust
 
 SHARD_SIZE = 8 << 20  # bytes of input: a shard of two million tokens, a task of seconds
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.certificate import certificate_key, examine, read_shipped, write_shipped
 from pipeline.tokens import Certificate
-from pipeline.vocabulary import read_vocabulary
+from pipeline.tokens.certificate import certificate_key, examine, read_shipped, write_shipped
+from pipeline.tokens.vocabulary import read_vocabulary
 
 
 def main(argv: Sequence[str] | None = None) -> int:

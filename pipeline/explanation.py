@@ -15,18 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.batch import Prepared
-from pipeline.encoded import Encoded
-from pipeline.offsets import character_starts
 from pipeline.regions import Region
 from pipeline.rules import Rule
 from pipeline.spans import Span
+from pipeline.tokens.encoded import Encoded
+from pipeline.tokens.offsets import character_starts
 from pipeline.turns import Turn
 from pipeline.weights import TokenSpans, Weighed
 
 Kind = Literal["untrained", "trained", "lowered", "raised", "silenced"]
 TEMPLATE = "template"  # the region of text that no message owns
 
-_OUTPUT = ("reasoning", "content", "stop")  # the regions of an output, in the order of the text
 _METHODS = {
     "": "start as stored",
     "tags": "start found by tags",
@@ -273,31 +272,3 @@ def _loss(tokens: Sequence[ExplainedToken]) -> str:
     trained = sum(token.weight != 0 for token in tokens)
     total = f"{sum(token.weight for token in tokens):,.2f}".rstrip("0").rstrip(".")
     return f"{trained:,} trained, weight {total}"
-
-
-def restore_turns(regions: Iterable[Region]) -> Iterator[Turn]:
-    """The turns that were divided into *regions* (in ``divide``'s order), without what is not told.
-
-    How a start was found is not stored. Two outputs that touch are told apart by the names'
-    order; one that ends with its content and one that is nothing but a stop token are joined.
-    """
-    by_turn = itertools.groupby(regions, key=lambda region: (region.message, region.role))
-    for (message, role), parts in by_turn:
-        ranges: list[Span] = []
-        outputs: list[Span] = []
-        stop = last = -1
-        for _, _, name, start, end in parts:
-            place = _OUTPUT.index(name) if name in _OUTPUT else -1
-            touches = bool(ranges) and ranges[-1].end == start
-            if place >= 0:
-                _put(outputs, Span(start, end), joined=touches and place > last >= 0)
-            _put(ranges, Span(start, end), joined=touches)
-            stop = start if name == "stop" else stop
-            last = place
-        yield Turn(message, role, ranges, outputs, stop, "", False)
-
-
-def _put(spans: list[Span], span: Span, *, joined: bool) -> None:
-    if joined:
-        span = Span(spans.pop().start, span.end)
-    spans.append(span)

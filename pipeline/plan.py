@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.recipe import Recipe
-from pipeline.record import Piece, Source
+from pipeline.source.record import Piece, Source
 
 # What can change a shard's bytes. The rest (msgspec, zstandard, ...) reads, and reading is exact.
 _VERSIONED = ("fastokens", "jinja2", "numpy", "pyarrow", "regex", "tokenizers")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import TemplateError
 from pipeline.rules import RuleSet, load_rules
-from pipeline.vocabulary import Vocabulary, choose_template, read_vocabulary
+from pipeline.tokens.vocabulary import Vocabulary, choose_template, read_vocabulary
 
 BUNDLED = Path(__file__).parent / "bundled"
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import RecordError
-from pipeline.record import Record
+from pipeline.source.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,26 +9,21 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import msgspec
-import numpy as np
 
 from pipeline import cli
-from pipeline.batch import Encoder, Prepared
-from pipeline.errors import BuildError, ConfigurationError, InputError, RecordError
-from pipeline.explanation import Explanation, explain, restore_turns
-from pipeline.manifest import NAME, Manifest, read_manifest
+from pipeline.batch import Encoder
+from pipeline.errors import ConfigurationError, InputError
+from pipeline.explanation import Explanation, explain
+from pipeline.manifest import read_manifest
 from pipeline.page import make_page, visible, width
-from pipeline.recipe import BUNDLED, Recipe, make_recipe
-from pipeline.record import Piece, Record, decode
-from pipeline.regions import Region, divide
+from pipeline.recipe import BUNDLED, make_recipe
+from pipeline.regions import divide
 from pipeline.reject import reject
-from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
 from pipeline.source import read, survey
+from pipeline.source.record import Piece, Record
+from pipeline.stored import explain_row
 from pipeline.task import make_encoder
-from pipeline.tokens import Certificate, Encoded, EncodeFailure, engine_versions
-from pipeline.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
+from pipeline.tokens import EncodeFailure
 
 _PIECE = 64 << 20  # bytes: small enough to read through for one record of a large file
 _ROWS = 1 << 40  # no limit: of Parquet and Arrow one row is read, whatever the piece
@@ -36,24 +31,6 @@ _COLUMNS = ("#", "id", "text", "chars", "message", "region", "weight", "why")
 _RIGHT = ("#", "id", "weight")
 _WIDEST = 24  # columns of text; a longer token moves its own line only
 _COLOURS = {"untrained": "2", "trained": "32", "lowered": "33", "raised": "36", "silenced": "31"}
-
-
-class _StoredSpan(msgspec.Struct):
-    message: int
-    role: str
-    region: str
-    start: int
-    end: int
-
-
-class _StoredRow(msgspec.Struct):
-    """The columns of a shard that are shown."""
-
-    input_ids: list[int]
-    loss_scale: list[float]
-    source: str
-    row: int
-    spans: list[_StoredSpan]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +54,8 @@ def _explain(args: argparse.Namespace) -> Explanation:
     with tempfile.TemporaryDirectory(prefix="weighted-shards-") as spool:
         record, folder = _find(args.input or str(BUNDLED / "sample.jsonl"), args.index, Path(spool))
     if record.value is not None and {"input_ids", "loss_scale"} <= record.value.keys():
-        return explain_row(record, folder, args)
+        _refuse_rendering(args)
+        return explain_row(record, folder, tokenizer=args.tokenizer, rules=args.rules)
     cli.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
     recipe = make_recipe(
         rules=args.rules,
@@ -87,20 +65,19 @@ def _explain(args: argparse.Namespace) -> Explanation:
         date=args.date,
         schema=args.schema,
     )
-    return explain_record(record, _load(recipe))
+    return explain_record(record, make_encoder(recipe))
 
 
-def _load(recipe: Recipe) -> Encoder:
-    """With the reference engine: for one text, trust would cost more than it saves."""
-    certificate = Certificate(
-        engine="reference",
-        reason="one text",
-        code_points=(),
-        strings=0,
-        tokenizer=recipe.vocabulary.digests[TOKENIZER],
-        versions=engine_versions(),
-    )
-    return make_encoder(recipe, certificate)
+def _refuse_rendering(args: argparse.Namespace) -> None:
+    for flag, given in (
+        ("--chat-template", args.chat_template),
+        ("--template-kwargs", args.template_kwargs),
+        ("--schema", args.schema != "auto"),
+    ):
+        if given:
+            raise ConfigurationError(
+                f"{flag}: the rows of a shard are rendered already; show the source record with it"
+            )
 
 
 def _find(word: str, index: int, spool: Path) -> tuple[Record, Path]:
@@ -158,131 +135,6 @@ def explain_record(record: Record, encoder: Encoder) -> Explanation:
         regions=[region for turn in one.turns for region in divide(turn, one.text)],
         rules=encoder.rules.rules,
         place=record.place,
-    )
-
-
-def explain_row(record: Record, folder: Path, args: argparse.Namespace) -> Explanation:
-    """A row of a shard: its text comes from its ids, its turns from ``spans``."""
-    _refuse_rendering(args)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise BuildError(
-            f"{folder}: no {NAME} there, which tells the tokenizer and the rules of "
-            f"{record.source}; show it in the folder of a finished build"
-        )
-    row = _stored(record)
-    encoder = _load(_recipe_of(manifest, folder, args))
-    origin = f"{row.source}[{row.row}]"
-    text, encoded = _restore(row, encoder, place=record.place, origin=origin)
-    regions = [Region(s.message, s.role, s.region, s.start, s.end) for s in row.spans]
-    prepared = _prepare(record, text, regions, encoder.rules)
-    stored = np.array(row.loss_scale, np.float32)
-    weighed = encoder.weigh([prepared], encoded)
-    _require_weights(stored, weighed.loss_scale, place=record.place, origin=origin)
-    if args.rules:
-        encoder = Encoder(encoder.tokenizer, encoder.template, load_rules(args.rules))
-        prepared = _prepare(record, text, regions, encoder.rules)
-        weighed = encoder.weigh([prepared], encoded)
-    return explain(
-        prepared,
-        encoded,
-        weighed,
-        regions=regions,
-        rules=encoder.rules.rules,
-        place=f"{record.place}, made of {origin}",
-    )
-
-
-def _refuse_rendering(args: argparse.Namespace) -> None:
-    for flag, given in (
-        ("--chat-template", args.chat_template),
-        ("--template-kwargs", args.template_kwargs),
-        ("--schema", args.schema != "auto"),
-    ):
-        if given:
-            raise ConfigurationError(
-                f"{flag}: the rows of a shard are rendered already; show the source record with it"
-            )
-
-
-def _stored(record: Record) -> _StoredRow:
-    try:
-        return msgspec.convert(decode(record), _StoredRow)
-    except (RecordError, msgspec.ValidationError) as error:
-        raise InputError(
-            f"{record.place}: not a row of a shard of this version: {error}; build it again"
-        ) from error
-
-
-def _recipe_of(manifest: Manifest, folder: Path, args: argparse.Namespace) -> Recipe:
-    """The recipe of a build, as its manifest tells it; the tokenizer's files are not in there."""
-    files = [
-        parse_rule_file(text, place=f"{folder / NAME}: rules.{name}")
-        for name, text in manifest.rules.items()
-    ]
-    return Recipe(
-        vocabulary=_vocabulary_of(manifest, args.tokenizer),
-        templates=manifest.chat_templates,
-        variables=manifest.template_variables,
-        date=args.date,
-        rules=compose(files),
-        schema=args.schema,
-        form=manifest.format,
-    )
-
-
-def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
-    """The tokenizer of that *name*, or the embedded one, if it is the build's."""
-    vocabulary = read_vocabulary(name or BUNDLED / "tokenizer")
-    wanted, found = manifest.parts["tokenizer"][TOKENIZER], vocabulary.digests[TOKENIZER]
-    if found == wanted:
-        return vocabulary
-    told = f"--tokenizer {name}: its" if name else "--tokenizer: missing; the embedded one's"
-    raise ConfigurationError(
-        f"{told} {TOKENIZER} is {found[:12]}..., but the shards were made with {wanted[:12]}... "
-        "(sha256); name the folder or hub id of that tokenizer"
-    )
-
-
-def _restore(row: _StoredRow, encoder: Encoder, *, place: str, origin: str) -> tuple[str, Encoded]:
-    """The text of a row's ids, which must encode to these ids again."""
-    tokenizer, ids = encoder.tokenizer, np.array(row.input_ids, np.int64)
-    known = bool(len(ids)) and ids.min() >= 0 and ids.max() < tokenizer.size
-    text = tokenizer.decode(row.input_ids) if known else ""
-    try:
-        encoded = tokenizer.encode([text])
-    except EncodeFailure:
-        encoded = tokenizer.encode([""])
-    fits = all(0 <= span.start <= span.end <= len(text) for span in row.spans)
-    if known and fits and np.array_equal(encoded.ids, ids):
-        return text, encoded
-    raise InputError(
-        f"{place}: its text cannot be had back from its ids: the tokenizer normalized it, or the "
-        f"shard is damaged; show the source record, {origin}"
-    )
-
-
-def _prepare(record: Record, text: str, regions: Iterable[Region], rules: RuleSet) -> Prepared:
-    turns = list(restore_turns(regions))
-    try:
-        claims = [c for turn in turns if turn.outputs for c in rules.claims(turn, text)]
-    except RecordError as error:
-        raise InputError(reject(record, error).message) from error
-    return Prepared(record, text, turns, claims)
-
-
-def _require_weights(stored: Any, computed: Any, *, place: str, origin: str) -> None:
-    """Stored weights are shown, so the rules that are said to give them must."""
-    if np.array_equal(stored, computed):
-        return
-    if len(stored) != len(computed):
-        fact = f"{len(stored)} weights for {len(computed)} tokens"
-    else:
-        first = int(np.flatnonzero(stored != computed)[0])
-        fact = f"token {first}: stored {stored[first]:g}, computed {computed[first]:g}"
-    raise InputError(
-        f"{place}: its weights are not what the rules of {NAME} give ({fact}): the tokenizer "
-        f"normalized its text, or the shard is damaged; show the source record, {origin}"
     )
 
 

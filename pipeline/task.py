@@ -43,8 +43,8 @@ class TaskDone:
     fingerprint: str
 
 
-def make_encoder(recipe: Recipe, certificate: Certificate) -> Encoder:
-    """Loads the tokenizer and compiles the templates: the costly start of a worker."""
+def make_encoder(recipe: Recipe, certificate: Certificate | None = None) -> Encoder:
+    """Loads the tokenizer and compiles the templates; no certificate, the reference engine."""
     templates = {
         name: Template(
             text,

@@ -70,7 +70,8 @@ def test_commands_are_the_modules_that_run() -> None:
 
 def test_import_cycles_do_not_exist() -> None:
     graph = {
-        f"pipeline.{name_of(p)}": {i for i in imports(p) if i.startswith("pipeline.")}
+        # `from pipeline.source import lines` in the package itself names its own room.
+        f"pipeline.{name_of(p)}": imports(p) - {f"pipeline.{name_of(p)}"}
         for p in MODULES
     }
     state: dict[str, int] = {}

@@ -17,11 +17,11 @@ import pytest
 
 from pipeline import build, cli
 from pipeline.batch import Encoder
-from pipeline.certificate import certify
 from pipeline.engine import local
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.recipe import BUNDLED, make_recipe
 from pipeline.task import make_encoder
+from pipeline.tokens.certificate import certify
 from pipeline.weights import IGNORED
 
 SAMPLE = str(BUNDLED / "sample.jsonl")

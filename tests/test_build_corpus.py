@@ -18,7 +18,7 @@ import zstandard
 from tokenizers import Tokenizer
 
 from pipeline import build, cli
-from pipeline.vocabulary import read_vocabulary
+from pipeline.tokens.vocabulary import read_vocabulary
 from pipeline.weights import IGNORED
 from tests.reference import plain_template, render_plainly
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import certificate, certify, trial
-from pipeline.certificate import SHIPPED, Certificate, examine, read_shipped
-from pipeline.encoded import Int32, Int64
-from pipeline.tokens import EngineName, engine_versions, load_tokenizer
-from pipeline.vocabulary import Vocabulary, read_vocabulary
+from pipeline import certify
+from pipeline.tokens import EngineName, certificate, engine_versions, load_tokenizer, trial
+from pipeline.tokens.certificate import SHIPPED, Certificate, examine, read_shipped
+from pipeline.tokens.encoded import Int32, Int64
+from pipeline.tokens.vocabulary import Vocabulary, read_vocabulary
 from tests import vocabularies
 
 

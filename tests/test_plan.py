@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.plan import Plan, differences, make_plan
 from pipeline.recipe import Recipe, make_recipe
-from pipeline.record import Piece, Source
+from pipeline.source.record import Piece, Source
 
 
 @pytest.fixture(scope="module")

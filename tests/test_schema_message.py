@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RecordError
-from pipeline.message import ROLES
 from pipeline.schema import read_conversation
+from pipeline.schema.message import ROLES
 
 USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}

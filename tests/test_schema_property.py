@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.conversation import Conversation, with_empty_content, with_string_arguments
 from pipeline.errors import RecordError
-from pipeline.message import copy_plain, read_message
 from pipeline.schema import LIST_KEYS, SCHEMAS, read_conversation
+from pipeline.schema.message import copy_plain, read_message
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 TOOL = {"name": "f", "description": "d", "parameters": {"type": "object"}}

@@ -25,17 +25,17 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline import build, cli, show
 from pipeline.batch import Encoder
-from pipeline.explanation import Explanation, restore_turns
+from pipeline.explanation import Explanation
 from pipeline.page import make_page, visible, width
 from pipeline.recipe import BUNDLED, Recipe, make_recipe
-from pipeline.record import Piece, Record
-from pipeline.regions import divide
+from pipeline.regions import divide, restore_turns
 from pipeline.source import read
+from pipeline.source.record import Piece, Record
 from pipeline.spans import Span
 from pipeline.task import make_encoder
 from pipeline.tokens import Certificate, engine_versions
+from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary
 from pipeline.turns import Turn
-from pipeline.vocabulary import TOKENIZER, Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = str(BUNDLED / "tokenizer")

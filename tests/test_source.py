@@ -23,7 +23,7 @@ import zstandard
 
 from pipeline.errors import InputError
 from pipeline.source import Source, decode, read, survey
-from pipeline.spool import chunks
+from pipeline.source.spool import chunks
 
 ROWS = [{"messages": [{"role": "user", "content": f"é{i}\n"}]} for i in range(50)]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.elements import split_array, split_values
 from pipeline.errors import RecordError
 from pipeline.source import Record, decode, read, survey
+from pipeline.source.elements import split_array, split_values
 
 TRICKY = st.text(alphabet=st.sampled_from('\\"[]{},:\n aé'), max_size=8)
 VALUE: st.SearchStrategy[Any] = st.recursive(

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import lines
 from pipeline.errors import InputError, RecordError
-from pipeline.source import Piece, Record, decode, read, survey
+from pipeline.source import Piece, Record, decode, lines, read, survey
 
 BLANK = [b"", b" ", b"\t \r", b"\r"]
 TEXT = st.one_of(

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import processors
 
-from pipeline.encoded import Encoded, Int32, Int64
 from pipeline.errors import EngineMismatch, TokenizerError
-from pipeline.faults import EncodeFailure
 from pipeline.tokens import (
     SAMPLE,
     Certificate,
@@ -28,7 +26,9 @@ from pipeline.tokens import (
     load_tokenizer,
     read_tokenizer,
 )
-from pipeline.vocabulary import Vocabulary, read_vocabulary
+from pipeline.tokens.encoded import Encoded, Int32, Int64
+from pipeline.tokens.faults import EncodeFailure
+from pipeline.tokens.vocabulary import Vocabulary, read_vocabulary
 from tests import vocabularies
 
 # Not byte_fallback: fastokens differs on a spelled-out byte token; see test_certificate.py.

@@ -14,7 +14,7 @@ import zstandard
 from tokenizers import Tokenizer as Library
 
 from pipeline.tokens import load_tokenizer
-from pipeline.vocabulary import read_vocabulary
+from pipeline.tokens.vocabulary import read_vocabulary
 from tests.test_tokens import PIECES, row_ends, slow_ends
 
 pytestmark = pytest.mark.corpus

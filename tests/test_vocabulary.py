@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TemplateError, TokenizerError
-from pipeline.vocabulary import choose_template, read_vocabulary
+from pipeline.tokens.vocabulary import choose_template, read_vocabulary
 
 DEFINITION: dict[str, Any] = {
     "added_tokens": [{"id": 1, "content": "<|end|>", "special": True, "rstrip": False}],
@@ -229,7 +229,7 @@ def offline(code: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_HUB_CACHE", None)
     return subprocess.run(
-        [sys.executable, "-c", f"from pipeline.vocabulary import read_vocabulary\n{code}"],
+        [sys.executable, "-c", f"from pipeline.tokens.vocabulary import read_vocabulary\n{code}"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,7 @@
 """Trust in the fast engine, earned once per tokenizer and remembered.
 
 A certificate is looked for in the cache, then in the list that comes with the package, and else
-made by running both engines on the fixed set of ``pipeline.trial`` (some seconds).
+made by running both engines on the fixed set of ``pipeline.tokens.trial`` (some seconds).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import TokenizerError
-from pipeline.offsets import read_model, sample_words
 from pipeline.tokens import (
     Certificate,
     FastEngine,
@@ -25,13 +24,14 @@ from pipeline.tokens import (
     engine_versions,
     read_tokenizer,
 )
-from pipeline.trial import SET, compare
-from pipeline.vocabulary import TOKENIZER, Vocabulary, read_definition
+from pipeline.tokens.offsets import read_model, sample_words
+from pipeline.tokens.trial import SET, compare
+from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 
 __all__ = ["Certificate", "certify", "distrust", "examine"]
 
 _WORDS = 5000
-SHIPPED = Path(__file__).parent / "bundled" / "certificates.json"
+SHIPPED = Path(__file__).parent.parent / "bundled" / "certificates.json"
 
 
 def certify(vocabulary: Vocabulary, *, cache: Path | None = None) -> Certificate:

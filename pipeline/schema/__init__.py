@@ -11,10 +11,10 @@ from typing import Any
 
 from pipeline.conversation import Conversation
 from pipeline.errors import ConfigurationError, RecordError
-from pipeline.field import decode_text, fault, misfit, name_keys
-from pipeline.message import copy_plain, read_message
-from pipeline.question import find_question, fits_alpaca, read_alpaca, read_pairs, read_query
-from pipeline.row import add_system, read_kwargs, read_toolset, refuse_media
+from pipeline.schema.field import decode_text, fault, misfit, name_keys
+from pipeline.schema.message import copy_plain, read_message
+from pipeline.schema.question import find_question, fits_alpaca, read_alpaca, read_pairs, read_query
+from pipeline.schema.row import add_system, read_kwargs, read_toolset, refuse_media
 
 SCHEMAS = ("auto", "messages", "sharegpt", "alpaca", "query-response")
 LIST_KEYS = (

@@ -13,9 +13,9 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, RecordError
-from pipeline.record import Piece, Record
-from pipeline.spool import writing
-from pipeline.values import Column, plan_columns
+from pipeline.source.record import Piece, Record
+from pipeline.source.spool import writing
+from pipeline.source.values import Column, plan_columns
 
 # To read rows in the middle of a row group is to decode it from its start. Past this many pieces
 # in a group a copy on disk is cheaper: 300,000 conversations in one group take 1.4 s to decode.

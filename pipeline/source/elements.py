@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.record import WHITE
+from pipeline.source.record import WHITE
 
 QUOTE, COMMA, BACKSLASH, NEWLINE, SPACE = b'",\\\n '
 OPENED, CLOSED = b"{}"

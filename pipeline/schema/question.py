@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.field import NOTHING, fault, misfit
-from pipeline.message import read_message
+from pipeline.schema.field import NOTHING, fault, misfit
+from pipeline.schema.message import read_message
 
 QUESTION_KEYS = (("query", "response"), ("prompt", "completion"), ("prompt", "response"))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.spool import writing
+from pipeline.source.spool import writing
 
 
 def fetch_dataset(word: str) -> list[Path] | Callable[[Path], None]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.field import NOTHING, TEXT_SHOWN, fault, misfit
-from pipeline.toolcall import read_call
+from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
+from pipeline.schema.toolcall import read_call
 
 WEIGHT_KEYS = frozenset(("weight", "loss", "loss_scale", "train"))
 KINDS = {

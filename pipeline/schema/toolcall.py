@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.conversation import Arguments
-from pipeline.field import NOTHING, decode_text, fault, misfit
+from pipeline.schema.field import NOTHING, decode_text, fault, misfit
 
 CALL_REMEDY = 'write {"name": ..., "arguments": {...}}'
 TOOL_REMEDY = 'write {"type": "function", "function": {"name": ..., "parameters": ...}}'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.field import decode_text, fault, misfit
-from pipeline.toolcall import read_tools
+from pipeline.schema.field import decode_text, fault, misfit
+from pipeline.schema.toolcall import read_tools
 
 MEDIA_KEYS = ("images", "videos", "audios")
 # The renderer passes these itself; a record's own would replace what the build was asked for.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.field import NOTHING, TEXT_SHOWN, fault, misfit
-from pipeline.part import Parts, read_parts
-from pipeline.toolcall import read_call, read_calls
+from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
+from pipeline.schema.part import Parts, read_parts
+from pipeline.schema.toolcall import read_call, read_calls
 
 # Names that people write, and the role that templates know. A developer stays one: the templates
 # that read it (gpt-oss) treat it otherwise than a system message, and no text is to be guessed.

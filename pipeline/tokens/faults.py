@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.encoded import Int32, Int64, join_rows
 from pipeline.errors import EngineMismatch, RecordError, WeightedShardsError
+from pipeline.tokens.encoded import Int32, Int64, join_rows
 
 Faults = dict[int, RecordError]
 Encode = Callable[[Sequence[str]], tuple[Int32, Int64]]

@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from pipeline.encoded import (
+from pipeline.errors import RecordError, TokenizerError
+from pipeline.tokens.encoded import (
     Encoded,
     Int32,
     Int64,
@@ -29,8 +30,7 @@ from pipeline.encoded import (
     splice,
     sum_rows,
 )
-from pipeline.errors import RecordError, TokenizerError
-from pipeline.faults import (
+from pipeline.tokens.faults import (
     EncodeFailure,
     Faults,
     encode_each,
@@ -40,8 +40,8 @@ from pipeline.faults import (
     require_equal,
     require_tokens,
 )
-from pipeline.offsets import ends_from_characters, is_normalized, read_model
-from pipeline.vocabulary import TOKENIZER, Vocabulary, read_definition
+from pipeline.tokens.offsets import ends_from_characters, is_normalized, read_model
+from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 
 __all__ = ["Certificate", "EncodeFailure", "Encoded", "Paths", "Tokenizer", "load_tokenizer"]
 
@@ -53,7 +53,7 @@ _CHUNK = 1 << 18  # characters: the reference's Encodings hold some 200 bytes a 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Which engine may encode with a tokenizer, and why; what ``pipeline.certificate`` finds.
+    """Which engine may encode with a tokenizer, and why; what ``certificate`` finds.
 
     Texts with one of ``code_points`` are left to the reference. ``tokenizer`` is the sha256 of
     ``tokenizer.json``, ``versions`` those of both packages, ``strings`` how many were compared.

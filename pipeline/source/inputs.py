@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.hub import fetch_dataset
-from pipeline.spool import CHUNK, kept
+from pipeline.source.hub import fetch_dataset
+from pipeline.source.spool import CHUNK, kept
 
 EXTENSIONS = ".jsonl .ndjson .json (also with .gz .zst .bz2 .lz4), .parquet, .arrow, .feather"
 DATA = re.compile(

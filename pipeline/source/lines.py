@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.record import WHITE, Piece, Record
+from pipeline.source.record import WHITE, Piece, Record
 
 NEWLINE = 10
 # A record is held whole in memory. A longer one is a file in another form: one error now beats a

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import columns, lines
-from pipeline.elements import split_array, split_values
 from pipeline.errors import InputError
-from pipeline.inputs import Input, resolve
-from pipeline.record import Piece, Record, Source, decode
-from pipeline.spool import Content, Digest, chunks, kept, sniff, without_bom
+from pipeline.source import columns, lines
+from pipeline.source.elements import split_array, split_values
+from pipeline.source.inputs import Input, resolve
+from pipeline.source.record import Piece, Record, Source, decode
+from pipeline.source.spool import Content, Digest, chunks, kept, sniff, without_bom
 
 __all__ = ["Piece", "Record", "Source", "decode", "read", "survey"]
 

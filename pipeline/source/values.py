@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from pipeline.errors import RecordError
-from pipeline.record import decode_json
+from pipeline.source.record import decode_json
 
 Convert: TypeAlias = Callable[[Any], Any]
 

@@ -16,9 +16,9 @@ import lz4.frame
 import msgspec
 import zstandard
 
-from pipeline.elements import split_values
 from pipeline.errors import BuildError, InputError
-from pipeline.record import WHITE
+from pipeline.source.elements import split_values
+from pipeline.source.record import WHITE
 
 CHUNK = 1 << 22
 # Compressed bytes fed at once. zstd can make 128 KB of 4 bytes, so this bounds memory.
