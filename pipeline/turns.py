@@ -130,9 +130,17 @@ class Markers:
     """The texts of a tokenizer's added tokens: *control* ones may stop a turn, none is ever cut."""
 
     def __init__(self, *, control: Iterable[str], added: Iterable[str], eos: str = "") -> None:
-        self.control, self.eos = tuple(control), eos
-        self._added = tuple(added)
+        self.eos = eos
+        self._control, self._added = frozenset(control), tuple(added)
+        self._lengths = sorted({len(token) for token in self._control}, reverse=True)
         self._begun: dict[str, list[tuple[int, str]]] = {}
+
+    def ending(self, text: str) -> str:
+        """The longest control token that *text* ends with, or nothing; DeepSeek-R1 has 802."""
+        for length in self._lengths:
+            if text[-length:] in self._control:
+                return text[-length:]
+        return ""
 
     def whole(self, text: str, end: int) -> int:
         """*end*, or the start of the added token of *text* that *end* would cut in half."""
@@ -255,7 +263,7 @@ def _stopped(turn: Turn, text: str, markers: Markers) -> Turn:
         return turn
     *before, (start, end) = turn.outputs
     length = len(text[start:end].rstrip())
-    token = _ending(text[start : start + length], markers.control)
+    token = markers.ending(text[start : start + length])
     if token:
         stop = start + length - len(token)
         # Tags are the template author's own word on what is generated: kept to the character.
@@ -267,10 +275,3 @@ def _stopped(turn: Turn, text: str, markers: Markers) -> Turn:
         ranges = [*turn.ranges[:-1], Span(turn.ranges[-1].start, after)]
         return turn._replace(ranges=ranges, outputs=[*before, Span(start, after)], stop=end)
     return turn
-
-
-def _ending(text: str, tokens: tuple[str, ...]) -> str:
-    """The longest of *tokens* that *text* ends with, or nothing."""
-    if not text.endswith(tokens):
-        return ""
-    return max((t for t in tokens if text.endswith(t)), key=len)
