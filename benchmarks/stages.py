@@ -31,7 +31,7 @@ from pipeline.shards import open_shard
 from pipeline.source import read, survey
 from pipeline.source.record import Record, decode
 from pipeline.task import make_encoder
-from pipeline.tokens.certificate import certify
+from pipeline.tokens.certificate import find_certificate
 from pipeline.turns import Headers, establish_turns
 
 
@@ -84,7 +84,7 @@ def _print_stages(args: argparse.Namespace, scratch: Path) -> None:
         date=args.date,
         schema=args.schema,
     )
-    encoder = make_encoder(recipe, certify(recipe.vocabulary))
+    encoder = make_encoder(recipe, find_certificate(recipe.vocabulary))
     sources = survey(args.input, spool=scratch / "spool", piece_bytes=1 << 20)
     pieces = [p for s in sources for p in s.pieces]
 

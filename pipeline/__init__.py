@@ -1,3 +1,58 @@
-"""Conversations in, training shards out: every token carries its own loss weight."""
+"""Conversations in, training shards out: every token carries its own loss weight.
+
+from pipeline import Encoder, certify, load_rules, load_template, load_tokenizer, read_vocabulary
+
+vocabulary = read_vocabulary("path/to/model")
+encoder = Encoder(
+    load_tokenizer(vocabulary, certificate=certify(vocabulary)),
+    load_template(vocabulary),
+    load_rules(["ignore_empty_think"]),
+)
+rows = encoder([{"messages": [...]}, ...])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.batch import Encoder
+    from pipeline.conversation import Conversation
+    from pipeline.dataset import build_dataset
+    from pipeline.recipe import load_template, make_recipe
+    from pipeline.rules import load_rules
+    from pipeline.tokens import load_tokenizer
+    from pipeline.tokens.certificate import find_certificate
+    from pipeline.tokens.vocabulary import read_vocabulary
 
 __version__ = "0.1.0"
+__all__ = [
+    "Conversation",
+    "Encoder",
+    "build_dataset",
+    "find_certificate",
+    "load_rules",
+    "load_template",
+    "load_tokenizer",
+    "make_recipe",
+    "read_vocabulary",
+]
+# Imported on first use: a command must start without what it does not need.
+_ROOMS = {
+    "Conversation": "conversation",
+    "Encoder": "batch",
+    "build_dataset": "dataset",
+    "find_certificate": "tokens.certificate",
+    "load_rules": "rules",
+    "load_template": "recipe",
+    "load_tokenizer": "tokens",
+    "make_recipe": "recipe",
+    "read_vocabulary": "tokens.vocabulary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

@@ -20,6 +20,7 @@ from pipeline.reject import Reject, reject
 from pipeline.rules import Claim, RuleSet
 from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA, SPAN_TYPE
+from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
@@ -69,18 +70,24 @@ class Encoder:
             eos=str(template.variables.get("eos_token") or ""),
         )
 
-    def __call__(self, conversations: Iterable[Any] | pa.RecordBatch | pa.Table) -> pa.RecordBatch:
-        """Rows for values in memory; the first bad one raises InputError with its number."""
-        values = conversations
-        if isinstance(values, (pa.RecordBatch, pa.Table)):
-            values = values.to_pylist()
-        records = [
-            Record(source="", row=i, line=0, raw=msgspec.json.encode(value), value=None)
-            for i, value in enumerate(values)
-        ]
+    def __call__(self, conversations: Iterable[Any] | pa.RecordBatch | pa.Table) -> Any:
+        """Rows for values in memory: a Table for a Table, else a RecordBatch.
+
+        Fits ``datasets.map(batched=True)`` on a dataset in the ``arrow`` format, Ray Data's
+        ``map_batches(batch_format="pyarrow")`` and a loop of one's own. Raises InputError with the
+        number of the first record that a build would reject.
+        """
+        if isinstance(conversations, (pa.RecordBatch, pa.Table)):
+            records = to_records(conversations)
+        else:
+            # Through JSON: whatever a template does, the caller's values stay as they are.
+            raws = map(msgspec.json.encode, conversations)
+            records = [Record(source="", row=i, line=0, raw=raw) for i, raw in enumerate(raws)]
         encoded = self.encode(records)
         if encoded.rejects:
             raise InputError(encoded.rejects[0].message)
+        if isinstance(conversations, pa.Table):
+            return pa.Table.from_batches([encoded.rows])
         return encoded.rows
 
     def encode(self, records: Sequence[Record]) -> EncodedBatch:

@@ -108,6 +108,12 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def discard_results(output: Path) -> None:
+    """Forgets every finished shard, so that all tasks are left to do; the spool stays."""
+    for told in (output / WORK).glob("*.json"):
+        told.unlink()
+
+
 def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
     """Joins the tasks' rejects in the order of the tasks; no rejects, an empty file."""
     target.parent.mkdir(parents=True, exist_ok=True)

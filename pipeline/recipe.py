@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import TemplateError
 from pipeline.rules import RuleSet, load_rules
+from pipeline.template import Template
 from pipeline.tokens.vocabulary import Vocabulary, choose_template, read_vocabulary
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -55,6 +57,21 @@ def make_recipe(
         rules=load_rules(rules),
         schema=schema,
         form=form,
+    )
+
+
+def load_template(
+    vocabulary: Vocabulary,
+    *,
+    chat_template: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+    today: datetime.date | None = None,
+) -> Template:
+    """The tokenizer's chat template, or a file's, or the one of that name; the day is today's."""
+    return Template(
+        _templates(vocabulary, chat_template)["default"],
+        variables={**vocabulary.special_tokens, **(variables or {})},
+        today=today or datetime.date.today(),
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.engine import local
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.recipe import BUNDLED, make_recipe
 from pipeline.task import make_encoder
-from pipeline.tokens.certificate import certify
+from pipeline.tokens.certificate import find_certificate
 from pipeline.weights import IGNORED
 
 SAMPLE = str(BUNDLED / "sample.jsonl")
@@ -78,7 +78,7 @@ def encoder() -> Encoder:
         date="2026-03-14",
         schema="auto",
     )
-    return make_encoder(recipe, certify(recipe.vocabulary))
+    return make_encoder(recipe, find_certificate(recipe.vocabulary))
 
 
 @pytest.fixture(scope="module")

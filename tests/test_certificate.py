@@ -147,7 +147,7 @@ def vocabulary(tmp_path: Path) -> Vocabulary:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Vocabulary]:
-    """Every vocabulary that `certify` had to examine, which takes no time here."""
+    """Every vocabulary that `find_certificate` had to examine, which takes no time here."""
     seen: list[Vocabulary] = []
 
     def examined(vocabulary: Vocabulary) -> Certificate:
@@ -162,8 +162,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Vocabulary]:
 def test_a_certificate_is_made_once(
     vocabulary: Vocabulary, runs: list[Vocabulary], tmp_path: Path
 ) -> None:
-    first = certificate.certify(vocabulary, cache=tmp_path / "c")
-    assert certificate.certify(vocabulary, cache=tmp_path / "c") == first
+    first = certificate.find_certificate(vocabulary, cache=tmp_path / "c")
+    assert certificate.find_certificate(vocabulary, cache=tmp_path / "c") == first
     assert len(runs) == 1
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".json"]
 
@@ -172,7 +172,7 @@ def test_the_cache_is_where_the_environment_says(
     vocabulary: Vocabulary, runs: list[Vocabulary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    certificate.certify(vocabulary)
+    certificate.find_certificate(vocabulary)
     assert len([*(tmp_path / "cache" / "weighted-shards" / "certificates").iterdir()]) == len(runs)
 
 
@@ -189,12 +189,12 @@ def test_the_cache_is_where_the_environment_says(
 def test_a_corrupt_entry_is_made_anew(
     change: Callable[[bytes], bytes], vocabulary: Vocabulary, runs: list[Vocabulary], tmp_path: Path
 ) -> None:
-    first = certificate.certify(vocabulary, cache=tmp_path / "c")
+    first = certificate.find_certificate(vocabulary, cache=tmp_path / "c")
     (entry,) = (tmp_path / "c").iterdir()
     entry.write_bytes(change(entry.read_bytes()))
-    assert certificate.certify(vocabulary, cache=tmp_path / "c") == first
+    assert certificate.find_certificate(vocabulary, cache=tmp_path / "c") == first
     assert len(runs) == 2
-    assert certificate.certify(vocabulary, cache=tmp_path / "c") == first
+    assert certificate.find_certificate(vocabulary, cache=tmp_path / "c") == first
     assert len(runs) == 2
 
 
@@ -202,7 +202,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     vocabulary: Vocabulary, runs: list[Vocabulary], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert certificate.certify(vocabulary, cache=tmp_path / "file" / "c").engine == "fast"
+    assert certificate.find_certificate(vocabulary, cache=tmp_path / "file" / "c").engine == "fast"
     assert len(runs) == 1
 
 
@@ -214,7 +214,7 @@ def test_another_tokenizer_version_or_set_is_another_key(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    certificate.certify(vocabulary, cache=tmp_path / "c")
+    certificate.find_certificate(vocabulary, cache=tmp_path / "c")
     if part == "tokenizer":
         vocabulary = read_vocabulary(vocabularies.write(tmp_path / "u", vocabularies.stripping()))
     elif part == "versions":
@@ -222,17 +222,17 @@ def test_another_tokenizer_version_or_set_is_another_key(
         monkeypatch.setattr(certificate, "engine_versions", lambda: versions)
     else:
         monkeypatch.setattr(certificate, "SET", trial.SET + 1)
-    certificate.certify(vocabulary, cache=tmp_path / "c")
+    certificate.find_certificate(vocabulary, cache=tmp_path / "c")
     assert len(runs) == 2
 
 
 def test_trust_can_be_withdrawn(
     vocabulary: Vocabulary, runs: list[Vocabulary], tmp_path: Path
 ) -> None:
-    assert certificate.certify(vocabulary, cache=tmp_path).engine == "fast"
+    assert certificate.find_certificate(vocabulary, cache=tmp_path).engine == "fast"
     withdrawn = certificate.distrust(vocabulary, "crc32 0: token 3 differs", cache=tmp_path)
     assert withdrawn.engine == "reference"
-    assert certificate.certify(vocabulary, cache=tmp_path) == withdrawn
+    assert certificate.find_certificate(vocabulary, cache=tmp_path) == withdrawn
     assert len(runs) == 1
     assert "token 3" not in str(withdrawn.summary())  # it may quote a text, and depends on the run
 
@@ -243,7 +243,7 @@ def test_the_shipped_list_is_asked_before_a_run(
     known = certificate.examine(vocabulary)
     certificate.write_shipped({certificate.certificate_key(known): known}, tmp_path / "list.json")
     monkeypatch.setattr(certificate, "SHIPPED", tmp_path / "list.json")
-    assert certificate.certify(vocabulary, cache=tmp_path / "c") == known
+    assert certificate.find_certificate(vocabulary, cache=tmp_path / "c") == known
     assert len(runs) == 1
 
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 
-from pipeline import build, cli, show
+from pipeline import cli, dataset, show
 from pipeline.batch import Encoder
 from pipeline.explanation import Explanation
 from pipeline.page import make_page, visible, width
@@ -164,8 +164,8 @@ def recipe_of(tokenizer: str, *rules: str, form: str = "parquet") -> Recipe:
 
 def build_shards(source: str, output: Path, recipe: Recipe, *, shard_size: int = 1 << 20) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "certify", trust_nothing)
-        build.build_dataset([source], recipe, output, shard_size=shard_size)
+        patch.setattr(dataset, "find_certificate", trust_nothing)
+        dataset.build_dataset([source], recipe, output, shard_size=shard_size)
     return output
 
 

@@ -177,6 +177,16 @@ def _write(batches: Iterator[Any], target: Path) -> None:
             writer.close()
 
 
+def to_records(table: Any, *, source: str = "") -> list[Record]:
+    """The rows of a Table or RecordBatch in memory, as they would be read from a file."""
+    columns = plan_columns(table.schema)
+    batches = table.to_batches() if hasattr(table, "to_batches") else [table]
+    records: list[Record] = []
+    for batch in batches:
+        records += _records(batch, columns, source, len(records))
+    return records
+
+
 def _records(batch: Any, columns: Sequence[Column], source: str, row: int) -> list[Record]:
     """Rows of a batch; a column that is null is left out, one that is bad becomes the fault."""
     rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]

@@ -28,13 +28,13 @@ from pipeline.tokens.offsets import read_model, sample_words
 from pipeline.tokens.trial import SET, compare
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 
-__all__ = ["Certificate", "certify", "distrust", "examine"]
+__all__ = ["Certificate", "distrust", "examine", "find_certificate"]
 
 _WORDS = 5000
 SHIPPED = Path(__file__).parent.parent / "bundled" / "certificates.json"
 
 
-def certify(vocabulary: Vocabulary, *, cache: Path | None = None) -> Certificate:
+def find_certificate(vocabulary: Vocabulary, *, cache: Path | None = None) -> Certificate:
     """The certificate of this ``tokenizer.json`` with the installed engines, made on first use.
 
     *cache* defaults to ``$XDG_CACHE_HOME/weighted-shards/certificates``. An entry that cannot be
