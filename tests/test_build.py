@@ -382,3 +382,32 @@ def test_a_fast_engine_that_lies_is_found_out_and_nothing_of_it_kept(
     assert manifest_of(tmp_path / "o").engine["engine"] == "reference"
     assert run(*flags) == 0
     assert engines == ["fast", "reference", "reference"]
+
+
+def test_a_terminal_sees_a_bar_and_a_pipe_does_not(tmp_path: Path) -> None:
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [sys.executable, "-m", "pipeline.build", *RULE, "--workers", "1", "--output"]
+    done = subprocess.Popen(
+        [*command, str(tmp_path / "a")], stdout=subprocess.PIPE, stderr=theirs, text=True
+    )
+    assert done.stdout is not None
+    told = done.stdout.read()
+    assert done.wait() == 0
+    done.stdout.close()
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "351/351" in shown
+    assert "conv/s" in shown
+    assert "351/351" not in told
+    piped = subprocess.run(
+        [*command, str(tmp_path / "b")], capture_output=True, text=True, check=True
+    )
+    assert piped.stderr == ""
