@@ -30,9 +30,10 @@ from pipeline.schema import read_conversation
 from pipeline.shards import open_shard
 from pipeline.source import read, survey
 from pipeline.source.record import Record, decode
+from pipeline.surroundings import Surroundings
 from pipeline.task import make_encoder
 from pipeline.tokens.certificate import find_certificate
-from pipeline.turns import Headers, establish_turns
+from pipeline.turns import establish_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,10 @@ class _Stages:
         for conversations, rendered in zip(
             self.left["conversations"], self.left["rendered"], strict=True
         ):
-            headers = Headers(self.encoder.template)
+            surroundings = Surroundings(self.encoder.template)
             self.left["turns"].append(
                 [
-                    establish_turns(c, r, headers=headers, markers=self.encoder.markers)
+                    establish_turns(c, r, surroundings=surroundings, markers=self.encoder.markers)
                     for c, r in zip(conversations, rendered, strict=True)
                 ]
             )

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError, RecordError
+from pipeline.markers import Markers
 from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
 from pipeline.rules import Claim, RuleSet
@@ -22,9 +23,10 @@ from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA, SPAN_TYPE
 from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
+from pipeline.surroundings import Surroundings
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
-from pipeline.turns import Headers, Markers, Turn, establish_turns
+from pipeline.turns import Turn, establish_turns
 from pipeline.weights import IGNORED, CharacterSpans, Weighed, weigh
 
 Counts: TypeAlias = "Counter[str]"
@@ -109,20 +111,20 @@ class Encoder:
         """All that happens to text before tokens; bad records come back as rejects."""
         prepared: list[Prepared] = []
         rejects: list[Reject] = []
-        headers = {t: Headers(t) for t in (self.template, self.tool_template)}
+        surroundings = {t: Surroundings(t) for t in (self.template, self.tool_template)}
         for record in records:
             try:
-                prepared.append(self._prepare(record, headers))
+                prepared.append(self._prepare(record, surroundings))
             except RecordError as error:
                 rejects.append(reject(record, error))
         return prepared, rejects
 
-    def _prepare(self, record: Record, headers: dict[Template, Headers]) -> Prepared:
+    def _prepare(self, record: Record, surroundings: dict[Template, Surroundings]) -> Prepared:
         conversation = read_conversation(decode(record), schema=self.schema)
         template = self.tool_template if conversation.tools else self.template
         rendered = template.render(conversation)
         turns = establish_turns(
-            conversation, rendered, headers=headers[template], markers=self.markers
+            conversation, rendered, surroundings=surroundings[template], markers=self.markers
         )
         text = rendered.text
         claims = [c for turn in turns if turn.outputs for c in self.rules.claims(turn, text)]

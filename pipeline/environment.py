@@ -43,12 +43,7 @@ class Recorder:
             self.events.append((len(self.pieces), owner))
 
     def enter_at(self, values: object, index: object) -> None:
-        if (
-            type(values) is list
-            and type(index) is int
-            and -len(values) <= index < len(values)
-            and (not self.stack or self.stack[-1] < 0)
-        ):
+        if type(values) is list and type(index) is int and -len(values) <= index < len(values):
             self.enter(values[index])
 
     def pop(self) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from typing import Any
 
 import pytest
 
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
+from pipeline.markers import Markers
 from pipeline.regions import divide
+from pipeline.surroundings import Surroundings
 from pipeline.template import Template
-from pipeline.turns import Headers, Markers, Turn, establish_turns
+from pipeline.turns import Turn, establish_turns
 
 MARKERS = Markers(
     control=["<|start|>", "<|end|>", "<eos>"],
@@ -37,7 +40,7 @@ def turns_of(
     conversation = Conversation([dict(m) for m in messages or TALK], None, kwargs)
     rendered = template.render(conversation)
     return rendered.text, establish_turns(
-        conversation, rendered, headers=Headers(template), markers=MARKERS
+        conversation, rendered, surroundings=Surroundings(template), markers=MARKERS
     )
 
 
@@ -185,13 +188,13 @@ def test_a_header_is_looked_up_by_what_it_depends_on() -> None:
         "assistant\n{% if messages[0].content == 'quiet' %}<think></think>{% endif %}{% endif",
     )
     template = Template(source, today=datetime.date(2026, 3, 14))
-    headers = Headers(template)
+    surroundings = Surroundings(template)
     answer = {"role": "assistant", "content": "<think></think>Yes"}
     outputs = []
     for system in ("loud", "quiet", "loud"):
         conversation = Conversation([{"role": "system", "content": system}, TALK[0], dict(answer)])
         rendered = template.render(conversation)
-        turns = establish_turns(conversation, rendered, headers=headers, markers=MARKERS)
+        turns = establish_turns(conversation, rendered, surroundings=surroundings, markers=MARKERS)
         outputs.append(rendered.text[slice(*turns[-1].outputs[0])])
     assert outputs == ["<think></think>Yes<|end|>", "Yes<|end|>", "<think></think>Yes<|end|>"]
 
@@ -249,3 +252,60 @@ def test_reasoning_that_the_prompt_opened_is_reasoning() -> None:
     regions = {r.name: text[r.start : r.end] for r in divide(turns[-1], text)}
     assert regions["reasoning"] == "Hm\n</think>\n\n"
     assert regions["content"] == "Yes"
+
+
+def test_a_stop_token_that_opens_the_next_message_ends_the_turn_before() -> None:
+    """Jamba writes the end of a message when the next one begins."""
+    source = (
+        "<|start|>{% for m in messages %}<|end|><|sep|>{{ m.role }}:{{ m.content }}{% endfor %}"
+        "<|end|>{% if add_generation_prompt %}<|sep|>assistant:{% endif %}"
+    )
+    assert [o for o, _ in spoken(source)] == ["Hello<|end|>", "So long<|end|>"]
+    text, turns = turns_of(source)
+    regions = [r for t in turns for r in divide(t, text)]
+    assert all(a.end <= b.start for a, b in itertools.pairwise(regions))
+
+
+def test_a_separator_before_the_next_message_is_not_trained() -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{% if not loop.last %}\n\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}\n\nassistant: {% endif %}"
+    )
+    messages = [TALK[0], {"role": "assistant", "content": "Hello\n"}, *TALK[2:]]
+    assert [o for o, _ in spoken(source, messages)] == ["Hello\n", "So long"]
+
+
+def test_a_template_that_always_prompts_ends_no_turn_with_its_prompt() -> None:
+    source = (
+        "{% for m in messages %}<|sep|>{{ m.role }}:{{ m.content }}{% endfor %}<|start|>assistant:"
+    )
+    text, turns = turns_of(source, TALK[:2])
+    assert turns[-1].stop == -1
+    assert "<|start|>" not in "".join(text[a:b] for a, b in turns[-1].outputs)
+
+
+def test_white_space_before_a_header_is_the_templates() -> None:
+    source = (
+        "{% for m in messages %}{{ '\n\n' }}{{ m.role }}:{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    assert spoken(source) == [("Hello<|end|>", "prompt"), ("So long<|end|>", "prompt")]
+
+
+def test_what_a_template_always_prints_last_is_no_prompt() -> None:
+    source = "{% for m in messages %}<|sep|>{{ m.content }}<|end|>{% endfor %}\n"
+    assert [found for _, found in spoken(source)] == ["unprompted", "unprompted"]
+
+
+def test_a_tool_result_that_the_assistants_turn_prints_is_not_trained() -> None:
+    """Gemma 4 looks ahead for the results of a call and prints them inside the turn."""
+    source = (
+        "{% for m in messages %}{% if m.role != 'tool' %}<|start|>{{ m.role }}\n{{ m.content }}"
+        "{% for k in range(loop.index0 + 1, messages|length) %}"
+        "{% if messages[k].role == 'tool' %}[{{ messages[k].content }}]{% endif %}{% endfor %}"
+        "<|end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+    )
+    messages = [TALK[0], TALK[1], {"role": "tool", "content": "7"}]
+    assert spoken(source, messages) == [("Hello|<|end|>", "prompt")]

@@ -1,0 +1,55 @@
+"""The texts of a tokenizer's added tokens: what may stop a turn, and what no edge may cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Markers:
+    """The texts of a tokenizer's added tokens: *control* ones may stop a turn, none is ever cut."""
+
+    def __init__(self, *, control: Iterable[str], added: Iterable[str], eos: str = "") -> None:
+        self.eos = eos
+        self._control, self._added = frozenset(control), tuple(added)
+        self._lengths = sorted({len(token) for token in self._control}, reverse=True)
+        self._begun: dict[str, list[tuple[int, str]]] = {}
+
+    def ending(self, text: str) -> str:
+        """The longest control token that *text* ends with, or nothing; DeepSeek-R1 has 802."""
+        for length in self._lengths:
+            if text[-length:] in self._control:
+                return text[-length:]
+        return ""
+
+    def leading(self, text: str) -> str:
+        """*text* through the control token that it starts with after white space, or nothing."""
+        begun = len(text) - len(text.lstrip())
+        for length in self._lengths:
+            if text[begun : begun + length] in self._control:
+                return text[: begun + length]
+        return ""
+
+    def whole(self, text: str, end: int) -> int:
+        """*end*, or the start of the added token of *text* that *end* would cut in half."""
+        for length, rest in self._begin(text[:end]):
+            if text.startswith(rest, end):
+                return end - length
+        return end
+
+    def _begin(self, shared: str) -> list[tuple[int, str]]:
+        """Ways in which *shared* may end inside an added token: characters inside, the rest of it.
+
+        What turns share with a header is one of few texts, so this is looked up: comparing 800
+        added tokens for each turn took 2 ms a conversation with DeepSeek's.
+        """
+        begun = self._begun.get(shared)
+        if begun is None:
+            if len(self._begun) > 1000:
+                self._begun.clear()
+            begun = self._begun[shared] = [
+                (length, token[length:])
+                for token in self._added
+                for length in range(len(token) - 1, 0, -1)
+                if shared.endswith(token[:length])
+            ]
+        return begun
