@@ -28,7 +28,7 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
     counts = manifest.counts
     tokens, targets = counts.get("tokens", 0), counts.get("targets", 0)
     lines = [
-        ("shards", f"{output}  ({len(manifest.shards):,} {manifest.format} files)"),
+        ("shards", f"{output}  ({_files(len(manifest.shards), manifest.format)})"),
         ("conversations", f"{counts.get('conversations', 0):,}"),
         ("rows", f"{counts.get('rows', 0):,}"),
         ("tokens", f"{tokens:,}"),
@@ -104,6 +104,10 @@ def _speed_line(timing: Timing) -> str:
     if not timing.fresh_tokens:
         return f"nothing was left to build ({timing.seconds:.1f} s)"
     return f"{timing.tokens_per_second:,.0f} tokens/s  ({timing.seconds:.1f} s)"
+
+
+def _files(count: int, form: str) -> str:
+    return f"{count:,} {form} file{'' if count == 1 else 's'}"
 
 
 def _part(part: int, whole: int) -> str:

@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -112,6 +113,9 @@ def _serve(pipe: Connection, job: Job) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             encoder = make_encoder(job.recipe, job.certificate)
+            # What was loaded lives as long as the process: the collector need not look at it again
+            # and again (8 % of a worker's time with Qwen3).
+            gc.freeze()
             while (task := pipe.recv()) is not None:
                 pipe.send(complete(task, job, encoder, progress=pipe.send))
         except (EOFError, BrokenPipeError, ConnectionResetError):
