@@ -190,7 +190,7 @@ class Encoder:
         for rule, spans, trained in zip(
             self.rules.rules, weighed.claims, weighed.trained_claims, strict=True
         ):
-            counts[f"rule.{rule.name}.spans"] = len(spans.firsts)
+            counts[f"rule.{rule.name}.spans"] = spans.spans
             counts[f"rule.{rule.name}.tokens"] = trained
             counts[f"rule.{rule.name}.straddling"] = spans.straddling
         return counts

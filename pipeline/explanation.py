@@ -258,9 +258,9 @@ def _rule_facts(rules: Sequence[Rule], weighed: Weighed) -> Iterator[tuple[str, 
     for rule, spans in zip(rules, weighed.claims, strict=True):
         tokens = int((spans.stops - spans.firsts).sum())
         cut = f"; {spans.straddling:,} across an edge" if spans.straddling else ""
-        claimed = f"{_count(len(spans.firsts), 'span')}, {_count(tokens, 'token')}{cut}"
+        claimed = f"{_count(spans.spans, 'span')}, {_count(tokens, 'token')}{cut}"
         if not tokens:
-            claimed = "nothing here" if not len(spans.firsts) else f"no token{cut}"
+            claimed = "nothing here" if not spans.spans else f"no token{cut}"
         yield f"rule {rule.name}", f"×{rule.weight:g} on {claimed}"
 
 

@@ -37,8 +37,9 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
     for name in rule_names(manifest):
         spans, claimed = counts[f"rule.{name}.spans"], counts[f"rule.{name}.tokens"]
         cut = counts[f"rule.{name}.straddling"]
-        across = f", {cut:,} of them across an edge" if cut else ""
-        lines.append((f"rule {name}", f"{spans:,} spans, {claimed:,} tokens{across}"))
+        across = f"  ({cut:,} tokens lay across an edge)" if cut else ""
+        told = f"{spans:,} spans, {claimed:,} tokens{across}" if spans else "claimed nothing"
+        lines.append((f"rule {name}", told))
     lines += _turn_lines(counts)
     lines.append(("rejects", _reject_line(counts, rejects)))
     lines.append(("speed", _speed_line(timing)))

@@ -31,10 +31,15 @@ class CharacterSpans:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpans:
-    """Tokens ``firsts[i]`` to ``stops[i]`` of the flat batch; ``straddling`` lay across an edge."""
+    """Disjoint ranges of tokens, ``firsts[i]`` up to ``stops[i]`` of the flat batch, sorted.
+
+    ``spans`` are how many spans of characters they come from, ``straddling`` how many tokens lay
+    across an edge of one.
+    """
 
     firsts: Int64s
     stops: Int64s
+    spans: int
     straddling: int
 
 
@@ -103,46 +108,59 @@ class _BytePositions:
 def _tokens_of(
     encoded: Encoded, bytes_of: _BytePositions, spans: CharacterSpans, *, whole: bool
 ) -> TokenSpans:
-    """The tokens of each span: one that an edge cuts goes where most of its bytes are.
+    """The tokens of the spans: one that edges cut goes where most of its bytes are.
 
-    A tie goes to the span. With *whole*, a token that the start cuts stays outside in any case:
-    part of it is given by the prompt, so the model never emits it.
+    A tie goes to the spans; what several spans have of one token adds up. With *whole*, a token
+    that a span's start cuts stays outside in any case: part of it is given by the prompt, so the
+    model never emits it.
     """
-    start, end = bytes_of(spans.rows, spans.starts), bytes_of(spans.rows, spans.ends)
+    start, end = _joined(bytes_of(spans.rows, spans.starts), bytes_of(spans.rows, spans.ends))
     ends = encoded.ends
     # Tokens that share one character have equal ends: `right` keeps them on one side of an edge.
     first = np.searchsorted(ends, start, side="right")
     stop = np.searchsorted(ends, end, side="right")
-    last = max(len(ends) - 1, 0)
-    cut_first, inside_first = _cut(ends, np.minimum(first, last), start)
-    cut_stop, inside_stop = _cut(ends, np.minimum(stop, last), end)
-    size_first, size_stop = cut_first + inside_first, cut_stop + inside_stop
-    straddles_first = (cut_first > 0) & (inside_first > 0)
-    straddles_stop = (cut_stop > 0) & (inside_stop > 0)
-    # `inside` is the part after the edge: the span's side at its start, the other side at its end.
-    leave = straddles_first & ((2 * inside_first < size_first) | whole)
-    take = straddles_stop & (2 * cut_stop >= size_stop)
-    # One token that both edges cut holds the whole span: it goes by the span's share of it.
-    both = straddles_first & straddles_stop & (first == stop)
-    held = both & ~np.bool_(whole) & (2 * (end - start) >= size_first)
-    first = np.where(both, first, first + leave)
-    stop = np.where(both, first + held, stop + take)
-    stop = np.maximum(first, stop)
-    # Two neighbours can tie for one token: the earlier span has it.
-    first[1:] = np.maximum(first[1:], stop[:-1])
-    stop = np.maximum(first, stop)
-    straddling = int(straddles_first.sum() + (straddles_stop & ~both).sum())
-    return TokenSpans(first, stop, straddling)
+    begun, stopped = _cuts(ends, first, start), _cuts(ends, stop, end)
+    inner = TokenSpans(first + begun, np.maximum(stop, first + begun), 0, 0)
+    cut = np.unique(np.concatenate((first[begun], stop[stopped])))
+    covered = _covered(start, end, ends[cut]) - _covered(start, end, _token_starts(ends, cut))
+    taken = 2 * covered >= ends[cut] - _token_starts(ends, cut)
+    if whole:
+        taken &= ~np.isin(cut, first[begun])
+    firsts = np.concatenate((inner.firsts, cut[taken]))
+    stops = np.concatenate((inner.stops, cut[taken] + 1))
+    order = np.argsort(firsts, kind="stable")
+    firsts, stops = firsts[order], stops[order]
+    held = firsts < stops
+    return TokenSpans(firsts[held], stops[held], len(spans.starts), len(cut))
 
 
-def _cut(ends: Int64s, token: Int64s, edge: Int64s) -> tuple[Int64s, Int64s]:
-    """Bytes of *token* before and after *edge*; (0, 0) in an empty batch."""
-    if not len(ends):
-        nothing = np.zeros(len(edge), np.int64)
-        return nothing, nothing
-    token_end = ends[token]
-    token_start = np.where(token > 0, ends[token - 1], 0)
-    return np.maximum(edge - token_start, 0), np.maximum(token_end - edge, 0)
+def _joined(start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
+    """Spans that touch are one: a token that only their border cuts lies in both of them."""
+    if not len(start):
+        return start, end
+    apart = start[1:] != end[:-1]
+    return start[np.append(True, apart)], end[np.append(apart, True)]
+
+
+def _token_starts(ends: Int64s, tokens: Int64s) -> Int64s:
+    return np.where(tokens > 0, ends[tokens - 1], 0) if len(ends) else tokens
+
+
+def _cuts(ends: Int64s, tokens: Int64s, edges: Int64s) -> npt.NDArray[np.bool_]:
+    """Whether each edge lies inside its token, with bytes of the token on both sides."""
+    inside = tokens < len(ends)
+    inside[inside] = _token_starts(ends, tokens[inside]) < edges[inside]
+    return inside
+
+
+def _covered(start: Int64s, end: Int64s, positions: Int64s) -> Int64s:
+    """How many bytes before each position lie in the spans."""
+    if not len(start):
+        return np.zeros(len(positions), np.int64)
+    before = np.concatenate(([0], np.cumsum(end - start)))
+    index = np.searchsorted(start, positions, side="right")
+    past = np.maximum(end[np.maximum(index - 1, 0)] - positions, 0)
+    return np.asarray(before[index] - np.where(index > 0, past, 0), np.int64)
 
 
 def _paint(tokens: int, spans: TokenSpans, value: np.float32, elsewhere: np.float32) -> Float32s:

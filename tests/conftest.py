@@ -7,6 +7,12 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines that run tests are shared: how long an example takes is no fact about the code.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", settings.get_profile("calm"), max_examples=5000)
+settings.load_profile("calm")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

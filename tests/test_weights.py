@@ -50,18 +50,16 @@ def batches(draw: st.DrawFn) -> tuple[list[str], Encoded, list[tuple[int, int, i
     return texts, encoded_at(texts, cuts), spans
 
 
-def share(encoded: Encoded, token: int, text_start: int, inside: set[int]) -> tuple[int, int]:
-    """Bytes of the token inside the set of byte positions, and its size."""
-    start = text_start if token == 0 else int(encoded.ends[token - 1])
-    all_bytes = range(max(start, text_start), int(encoded.ends[token]))
-    return sum(b in inside for b in all_bytes), len(all_bytes)
-
-
 def bytes_inside(texts: list[str], span: tuple[int, int, int]) -> set[int]:
     row, start, end = span
     before = sum(len(t.encode()) for t in texts[:row])
     a = before + len(texts[row][:start].encode())
     return set(range(a, a + len(texts[row][start:end].encode())))
+
+
+def token_bytes(encoded: Encoded, token: int) -> set[int]:
+    start = int(encoded.ends[token - 1]) if token else 0
+    return set(range(start, int(encoded.ends[token])))
 
 
 @given(batches())
@@ -71,20 +69,14 @@ def test_a_straddling_token_goes_where_most_of_it_lies(
     texts, encoded, spans = batch
     everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
     weighed = weigh(encoded, texts, everything, [(spans_of(spans), 0.5)])
-    for row in range(len(texts)):
-        for token in range(int(encoded.firsts[row]), int(encoded.firsts[row + 1])):
-            most = [
-                2 * inside >= size
-                for span in spans
-                for inside, size in [
-                    share(encoded, token, int(encoded.starts[row]), bytes_inside(texts, span))
-                ]
-                if inside
-            ]
-            expected = 0.5 if any(most) else 1.0
-            if token == encoded.firsts[row]:
-                expected = 0.0
-            assert weighed.loss_scale[token] == np.float32(expected)
+    inside = set().union(*(bytes_inside(texts, span) for span in spans))
+    for token in range(len(encoded.ids)):
+        mine = token_bytes(encoded, token)
+        expected = 0.5 if 2 * len(mine & inside) >= len(mine) else 1.0
+        if token in encoded.firsts[:-1]:
+            expected = 0.0
+        assert weighed.loss_scale[token] == np.float32(expected)
+    assert weighed.claims[0].spans == len(spans)
 
 
 @given(batches())
@@ -93,25 +85,15 @@ def test_an_output_trains_no_token_that_its_start_cuts(
 ) -> None:
     texts, encoded, spans = batch
     weighed = weigh(encoded, texts, spans_of(spans), [])
-    starts = {min(inside) for span in spans if (inside := bytes_inside(texts, span))}
-    for row in range(len(texts)):
-        for token in range(int(encoded.firsts[row]), int(encoded.firsts[row + 1])):
-            start = encoded.ends[token - 1] if token else 0
-            cut = any(start < s < encoded.ends[token] for s in starts)
-            only = [
-                (inside, size)
-                for span in spans
-                for inside, size in [
-                    share(encoded, token, int(encoded.starts[row]), bytes_inside(texts, span))
-                ]
-                if inside
-            ]
-            if cut and len(only) == 1:
-                assert weighed.loss_scale[token] == 0
-            if not only:
-                assert weighed.loss_scale[token] == 0
-            if any(inside == size for inside, size in only) and token != encoded.firsts[row]:
-                assert weighed.loss_scale[token] == 1
+    inside = set().union(*(bytes_inside(texts, span) for span in spans))
+    for token in range(len(encoded.ids)):
+        mine = token_bytes(encoded, token)
+        # A byte that trains after one that does not, in one token: an output starts there.
+        begun = any(b in inside and b - 1 not in inside for b in mine if b > min(mine))
+        expected = 2 * len(mine & inside) >= len(mine) and not begun
+        if token in encoded.firsts[:-1]:
+            expected = False
+        assert weighed.loss_scale[token] == expected
 
 
 @given(batches())
@@ -173,3 +155,23 @@ def test_straddling_tokens_are_counted() -> None:
     weighed = weigh(encoded, texts, spans_of([(0, 0, 6)]), [(spans_of([(0, 2, 5)]), 0.0)])
     assert weighed.claims[0].straddling == 2
     assert weighed.outputs.straddling == 0
+
+
+def test_many_spans_in_one_token_add_up() -> None:
+    texts = ["abcdefghij"]
+    encoded = encoded_at(["z" + texts[0]], [[1]])
+    few = spans_of([(0, 1, 3), (0, 5, 6), (0, 8, 9)])
+    many = spans_of([(0, 1, 3), (0, 5, 6), (0, 8, 10)])
+    everything = spans_of([(0, 0, 11)])
+    weighed = weigh(encoded, ["z" + texts[0]], everything, [(few, 0.5), (many, 0.25)])
+    assert weighed.loss_scale.tolist() == [0, 0.25]
+
+
+def test_matches_that_touch_are_one() -> None:
+    """A pattern that claims each letter alone claims the whole word's token."""
+    encoded = encoded_at(["xword"], [[1]])
+    letters = spans_of([(0, i, i + 1) for i in range(1, 5)])
+    weighed = weigh(encoded, ["xword"], spans_of([(0, 0, 5)]), [(letters, 0.5)])
+    assert weighed.loss_scale.tolist() == [0, 0.5]
+    assert weighed.claims[0].spans == 4
+    assert weighed.claims[0].straddling == 0
