@@ -6,14 +6,15 @@ Everything else (processes, ``datasets.map``, Ray) is a way of calling ``Encoder
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from pipeline.conversation import Conversation
 from pipeline.errors import InputError, RecordError
 from pipeline.markers import Markers
 from pipeline.regions import Region, divide
@@ -29,17 +30,23 @@ from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.turns import Turn, establish_turns
 from pipeline.weights import IGNORED, CharacterSpans, Weighed, weigh
 
+_WEIGHT_KEYS = {"weight", "loss", "loss_scale", "train"}  # what data calls a message's own weight
+
 Counts: TypeAlias = "Counter[str]"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A record as text: rendered, its turns established, its rules' claims found."""
+    """A record as text: rendered, its turns established, its rules' claims found.
+
+    ``unrendered`` are the roles of messages whose text the template left out.
+    """
 
     record: Record
     text: str
     turns: list[Turn]
     claims: list[Claim]
+    unrendered: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,11 @@ class Encoder:
         ``map_batches(batch_format="pyarrow")`` and a loop of one's own. Raises InputError with the
         number of the first record that a build would reject.
         """
+        if isinstance(conversations, Mapping):
+            raise InputError(
+                "a batch: expected records, found a dict of columns; with datasets.map, put the "
+                'dataset in the arrow format first: dataset.with_format("arrow")'
+            )
         if isinstance(conversations, (pa.RecordBatch, pa.Table)):
             records = to_records(conversations)
         else:
@@ -121,6 +133,7 @@ class Encoder:
 
     def _prepare(self, record: Record, surroundings: dict[Template, Surroundings]) -> Prepared:
         conversation = read_conversation(decode(record), schema=self.schema)
+        _refuse_weights(conversation)
         template = self.tool_template if conversation.tools else self.template
         rendered = template.render(conversation)
         turns = establish_turns(
@@ -128,7 +141,7 @@ class Encoder:
         )
         text = rendered.text
         claims = [c for turn in turns if turn.outputs for c in self.rules.claims(turn, text)]
-        return Prepared(record, text, turns, claims)
+        return Prepared(record, text, turns, claims, _unrendered(conversation, turns, text))
 
     def _encode_texts(
         self, prepared: list[Prepared]
@@ -182,6 +195,8 @@ class Encoder:
         for keep, p in zip(kept.tolist(), prepared, strict=True):
             if not keep:
                 continue
+            for role in p.unrendered:
+                counts[f"unrendered.{role}"] += 1
             for turn in p.turns:
                 if turn.outputs:
                     counts["turns"] += 1
@@ -194,6 +209,37 @@ class Encoder:
             counts[f"rule.{rule.name}.tokens"] = trained
             counts[f"rule.{rule.name}.straddling"] = spans.straddling
         return counts
+
+
+def _refuse_weights(conversation: Conversation) -> None:
+    """A weight that the data asks for is honoured or refused, never passed over."""
+    for index, message in enumerate(conversation.messages):
+        for key in _WEIGHT_KEYS & message.keys():
+            value = message[key]
+            as_it_is = 1 if message["role"] == "assistant" else 0
+            if value is None or (isinstance(value, (int, float)) and value == as_it_is):
+                continue
+            raise RecordError(
+                "parse",
+                "unsupported_weight",
+                f"{value!r} cannot be honoured by this version; drop the key or the record",
+                field=f"messages[{index}].{key}",
+            )
+
+
+def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) -> list[str]:
+    """Roles of the messages that own no text and whose words stand nowhere in it.
+
+    Owning none is no proof: many templates print the system text before their loop.
+    """
+    owners = {turn.message for turn in turns}
+    return [
+        str(message["role"])
+        for index, message in enumerate(conversation.messages)
+        if index not in owners
+        and isinstance(message.get("content"), str)
+        and message["content"].strip() not in text
+    ]
 
 
 def _character_spans(spans: list[tuple[int, int, int]]) -> CharacterSpans:

@@ -62,17 +62,20 @@ def build_dataset(
     prepare_output(output, overwrite=overwrite)
     sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
     plan = make_plan(sources, recipe, shard_size=shard_size)
-    certificate = find_certificate(recipe.vocabulary)
     total = sum(source.records for source in sources)
     with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
+        # The first time with a tokenizer this takes some ten seconds.
+        shown.set_description("trying the engines")
+        certificate = find_certificate(recipe.vocabulary)
+        shown.set_description("")
         try:
-            done, fresh = _run(plan, recipe, certificate, output, workers, shown)
+            done, built = _run(plan, recipe, certificate, output, workers, shown)
         except EngineMismatch as mismatch:
             # Nothing that the fast engine made is kept: the build starts anew with the reference.
             certificate = distrust(recipe.vocabulary, str(mismatch))
             discard_results(output)
             shown.reset()
-            done, fresh = _run(plan, recipe, certificate, output, workers, shown)
+            done, built = _run(plan, recipe, certificate, output, workers, shown)
     rejects = rejects or output / "rejects.jsonl"
     gather_rejects(output, plan, rejects)
     if recipe.form == "arrow":
@@ -80,7 +83,7 @@ def build_dataset(
     manifest = make_manifest(plan, recipe, done, asdict(certificate))
     write_manifest(manifest, output)
     finish_output(output)
-    return Built(manifest, rejects, Timing(time.monotonic() - started, fresh))
+    return Built(manifest, rejects, _timed(started, done, built))
 
 
 def _run(
@@ -90,8 +93,8 @@ def _run(
     output: Path,
     workers: int,
     shown: tqdm[NoReturn],
-) -> tuple[list[TaskDone], int]:
-    """All tasks' results in order, and the tokens that were encoded now rather than before."""
+) -> tuple[list[TaskDone], list[TaskDone]]:
+    """All tasks' results in order, and those of them that this run has built."""
     opened = open_output(output, plan)
     shown.update(sum(d.counts.get("conversations", 0) for d in opened.done))
     job = Job(recipe, certificate, output, plan.fingerprint)
@@ -101,4 +104,9 @@ def _run(
 
     built = list(local.run(opened.left, job, workers=workers, progress=tell))
     done = sorted([*opened.done, *built], key=lambda d: d.index)
-    return done, sum(d.counts.get("tokens", 0) for d in built)
+    return done, built
+
+
+def _timed(started: float, done: list[TaskDone], built: list[TaskDone]) -> Timing:
+    tokens = sum(d.counts.get("tokens", 0) for d in built)
+    return Timing(time.monotonic() - started, tokens, len(done) - len(built))

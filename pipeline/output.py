@@ -44,7 +44,7 @@ def prepare_output(output: Path, *, overwrite: bool) -> None:
     strange = [name for name in found if not _OURS.fullmatch(name)]
     if found and not ours and (strange or not overwrite):
         raise BuildError(
-            f"{output}: holds {len(found)} entries that no build wrote ({found[0]}, ...); "
+            f"{output}: holds what no build wrote ({(strange or found)[0]}); "
             "choose another --output, or empty it"
         )
     if overwrite:

@@ -172,13 +172,30 @@ class _File:
         summary = self._scalar(top["summary"], "summary", "str") if "summary" in top else ""
         if "why" in top:
             self._scalar(top["why"], "why", "str")
-        examples = [
-            self._scalar(node, f"examples[{i}]", "str")
-            for i, node in enumerate(
-                self._sequence(top["examples"], "examples") if "examples" in top else ()
-            )
-        ]
-        return RuleFile(name, summary, tuple(rules), tuple(examples), text)
+        nodes = self._sequence(top["examples"], "examples") if "examples" in top else []
+        examples = tuple(
+            self._example(node, f"examples[{i}]", rules) for i, node in enumerate(nodes)
+        )
+        return RuleFile(name, summary, tuple(rules), examples, text)
+
+    def _example(self, node: yaml.Node, path: str, rules: Sequence[Rule]) -> str:
+        """An example must be claimed exactly as it is marked."""
+        example = self._scalar(node, path, "str")
+        try:
+            text, expected = marked(example)
+        except ValueError as error:
+            raise self._error(node, path, f"has an {error}", "close each ⟦ with a ⟧") from error
+        matches = (m.span() for rule in rules for m in rule.pattern.finditer(text))
+        found = sorted(span for span in matches if span[0] < span[1])
+        missing = [text[a:b] for a, b in expected if (a, b) not in found]
+        noisy = [text[a:b] for a, b in found if (a, b) not in expected]
+        for word, parts in (("missing", missing), ("noisy", noisy)):
+            if parts:
+                fact = f"{word}: the rules {'do not claim' if word == 'missing' else 'claim'}"
+                raise self._error(
+                    node, path, f"{fact} {parts[0]!r}", "mend the pattern or the marks"
+                )
+        return example
 
     def _rule(self, node: yaml.Node, path: str, name: str) -> Rule:
         keys = self._mapping(node, path, required=("pattern", "weight"), optional=("where",))

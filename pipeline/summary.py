@@ -12,10 +12,11 @@ from pipeline.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of the whole build, and the tokens that were encoded in it (resumed ones are not)."""
+    """Seconds of the whole build; tokens encoded in it; shards that an earlier run had finished."""
 
     seconds: float
     fresh_tokens: int
+    kept_shards: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -29,6 +30,7 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
     tokens, targets = counts.get("tokens", 0), counts.get("targets", 0)
     lines = [
         ("shards", f"{output}  ({_files(len(manifest.shards), manifest.format)})"),
+        ("input", _inputs(manifest)),
         ("conversations", f"{counts.get('conversations', 0):,}"),
         ("rows", f"{counts.get('rows', 0):,}"),
         ("tokens", f"{tokens:,}"),
@@ -56,6 +58,7 @@ def summarize_as_json(manifest: Manifest, output: Path, rejects: Path, timing: T
             "format": manifest.format,
             "fingerprint": manifest.fingerprint,
             "shards": len(manifest.shards),
+            "shards_kept": timing.kept_shards,
             "counts": manifest.counts,
             "seconds": round(timing.seconds, 3),
             "tokens_per_second": round(timing.tokens_per_second),
@@ -87,8 +90,19 @@ def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
     )
     without = counts.get("turns_without_stop", 0)
     if without:
-        lines.append(("no stop token", f"{without:,} turns end without one"))
+        told = f"{without:,} turns: the template writes none that is theirs"
+        lines.append(("no stop token", told))
+    for key, number in counts.items():
+        if key.startswith("unrendered."):
+            role = key.removeprefix("unrendered.")
+            lines.append((f"left out ({role})", f"{number:,} messages: the template prints none"))
     return lines
+
+
+def _inputs(manifest: Manifest) -> str:
+    names = [str(item["name"]) for item in manifest.parts["inputs"]]
+    more = f", and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _reject_line(counts: dict[str, Any], rejects: Path) -> str:
@@ -104,7 +118,8 @@ def _reject_line(counts: dict[str, Any], rejects: Path) -> str:
 def _speed_line(timing: Timing) -> str:
     if not timing.fresh_tokens:
         return f"nothing was left to build ({timing.seconds:.1f} s)"
-    return f"{timing.tokens_per_second:,.0f} tokens/s  ({timing.seconds:.1f} s)"
+    kept = f"; {timing.kept_shards:,} shards were there already" if timing.kept_shards else ""
+    return f"{timing.tokens_per_second:,.0f} tokens/s  ({timing.seconds:.1f} s{kept})"
 
 
 def _files(count: int, form: str) -> str:

@@ -266,7 +266,7 @@ def test_a_folder_of_somebody_elses_files_is_left_alone(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert run(*RULE, "--output", str(tmp_path), *overwrite) == 1
-    assert "thesis.txt" in capsys.readouterr().err
+    assert "holds what no build wrote (thesis.txt)" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -411,3 +411,47 @@ def test_a_terminal_sees_a_bar_and_a_pipe_does_not(tmp_path: Path) -> None:
         [*command, str(tmp_path / "b")], capture_output=True, text=True, check=True
     )
     assert piped.stderr == ""
+
+
+def test_a_message_that_the_template_leaves_out_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    messages = [{"role": "system", "content": "Secret rules."}, *talk()["messages"]]
+    source = write_lines(tmp_path / "a.jsonl", [{"messages": messages}, talk()])
+    output = tmp_path / "out"
+    flags = ["--input", source, *TOKENIZER, "--output", str(output), "--workers", "1"]
+    assert run(*RULE, *flags, "--chat-template", str(template)) == 0
+    assert manifest_of(output).counts["unrendered.system"] == 1
+    assert "left out (system)" in capsys.readouterr().out
+    assert run(*RULE, *flags[:-4], "--output", str(tmp_path / "b"), "--workers", "1") == 0
+    assert "unrendered.system" not in manifest_of(tmp_path / "b").counts
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("weight", 0, False),
+        ("weight", 1, True),
+        ("loss", False, False),
+        ("loss", True, True),
+        ("train", None, True),
+        ("loss_scale", 0.5, False),
+        ("loss_scale", "1", False),
+    ],
+)
+def test_a_weight_in_the_data_is_never_passed_over(
+    key: str, value: Any, kept: bool, tmp_path: Path
+) -> None:
+    record = talk()
+    record["messages"][1][key] = value
+    source = write_lines(tmp_path / "a.jsonl", [record])
+    flags = ["--input", source, *TOKENIZER, "--output", str(tmp_path / "o"), "--workers", "1"]
+    assert run(*RULE, *flags, "--max-reject-rate", "1", "--quiet") == 0
+    counts = manifest_of(tmp_path / "o").counts
+    assert counts.get("rows", 0) == kept
+    assert counts.get("reject.parse.unsupported_weight", 0) == (not kept)

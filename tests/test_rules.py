@@ -156,3 +156,18 @@ def test_marks_are_taken_out_and_told() -> None:
 def test_marks_that_do_not_pair_are_refused(example: str) -> None:
     with pytest.raises(ValueError, match="unpaired"):
         marked(example)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ("⟦[a]⟧ and [b]", "f:4:5: examples[0]: noisy: the rules claim '[b]'"),
+        ("⟦[a]⟧ and ⟦b⟧", "f:4:5: examples[0]: missing: the rules do not claim 'b'"),
+        ("⟦[a]", "f:4:5: examples[0]: has an unpaired ⟦; close each"),
+    ],
+)
+def test_an_example_that_is_not_claimed_as_marked_is_an_error(example: str, message: str) -> None:
+    text = RULE.replace("rules:", f'examples:\n  - "{example}"\nrules:')
+    with pytest.raises(RuleError) as caught:
+        parse_rule_file(text, place="f")
+    assert message in str(caught.value)
