@@ -11,7 +11,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline.engine import local
-from pipeline.errors import EngineMismatch
+from pipeline.errors import ConfigurationError, EngineMismatch
 from pipeline.manifest import Manifest, make_manifest, write_manifest
 from pipeline.output import (
     SPOOL,
@@ -59,9 +59,14 @@ def build_dataset(
     used by the next call with the same arguments.
     """
     started = time.monotonic()
-    prepare_output(output, overwrite=overwrite)
+    rejects = rejects or output / "rejects.jsonl"
+    if rejects.resolve() in {Path(word).resolve() for word in inputs}:
+        raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
+    prepare_output(output)
     sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
     plan = make_plan(sources, recipe, shard_size=shard_size)
+    if overwrite:  # not before the inputs have proved readable
+        discard_results(output)
     total = sum(source.records for source in sources)
     with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
         # The first time with a tokenizer this takes some ten seconds.
@@ -76,7 +81,6 @@ def build_dataset(
             discard_results(output)
             shown.reset()
             done, built = _run(plan, recipe, certificate, output, workers, shown)
-    rejects = rejects or output / "rejects.jsonl"
     gather_rejects(output, plan, rejects)
     if recipe.form == "arrow":
         write_arrow_state(output, [d.file for d in done], plan.fingerprint)

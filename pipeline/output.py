@@ -16,7 +16,7 @@ from pipeline.task import WORK, TaskDone, reject_file, sidecar
 
 _OURS = re.compile(
     r"(train|data)-\d{5,}-of-\d{5,}\.(parquet|arrow)|manifest\.json|rejects\.jsonl|"
-    r"state\.json|dataset_info\.json|\.build|\..*\.tmp"
+    r"state\.json|dataset_info\.json|\.(rejects|manifest|state|dataset_info)\.jsonl?\.tmp"
 )
 _PLAN = "plan.json"
 SPOOL = "spool"
@@ -30,28 +30,26 @@ class Opened:
     left: list[Task]
 
 
-def prepare_output(output: Path, *, overwrite: bool) -> None:
-    """Makes the folder, or refuses one that holds something else; *overwrite* empties ours.
-
-    Raises BuildError. Nothing that a build did not write is ever removed.
-    """
+def prepare_output(output: Path) -> None:
+    """Makes the folder; BuildError where it holds something and no build of ours has been there."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         found = sorted(p.name for p in output.iterdir())
+        if found and WORK not in found:
+            raise BuildError(
+                f"{output}: holds what no build wrote ({found[0]}); choose another --output, or "
+                "empty it"
+            )
+        (output / WORK).mkdir(exist_ok=True)
     except OSError as error:
         raise BuildError(f"{output}: cannot be used: {error}; choose another --output") from error
-    ours = (output / manifests.NAME).exists() or (output / WORK).exists()
-    strange = [name for name in found if not _OURS.fullmatch(name)]
-    if found and not ours and (strange or not overwrite):
-        raise BuildError(
-            f"{output}: holds what no build wrote ({(strange or found)[0]}); "
-            "choose another --output, or empty it"
-        )
-    if overwrite:
-        for name in found:
-            if _OURS.fullmatch(name):
-                _remove(output / name)
-    (output / WORK).mkdir(exist_ok=True)
+
+
+def discard_results(output: Path) -> None:
+    """Removes what a build has written, by its names; the unpacked inputs stay."""
+    for path in [*output.iterdir(), *(output / WORK).iterdir()]:
+        if path.is_file() and (path.parent.name == WORK or _OURS.fullmatch(path.name)):
+            path.unlink()
 
 
 def open_output(output: Path, plan: Plan) -> Opened:
@@ -101,28 +99,20 @@ def _from_sidecar(output: Path, task: Task, plan: Plan) -> TaskDone | None:
     return done if whole and there and done.fingerprint == plan.fingerprint else None
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def discard_results(output: Path) -> None:
-    """Forgets every finished shard, so that all tasks are left to do; the spool stays."""
-    for told in (output / WORK).glob("*.json"):
-        told.unlink()
-
-
 def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
     """Joins the tasks' rejects in the order of the tasks; no rejects, an empty file."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    with temporary.open("wb") as joined:
-        for task in plan.tasks:
-            with reject_file(output, task.index).open("rb") as part:
-                shutil.copyfileobj(part, joined)
-    replace(temporary, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as joined:
+            for task in plan.tasks:
+                with reject_file(output, task.index).open("rb") as part:
+                    shutil.copyfileobj(part, joined)
+        replace(temporary, target)
+    except OSError as error:
+        raise BuildError(
+            f"{target}: cannot be written: {error}; choose another --rejects"
+        ) from error
 
 
 def finish_output(output: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.source import read
 from pipeline.template import Template
 from pipeline.tokens import Certificate, load_tokenizer
 
-WORK = ".build"  # the folder inside the output that holds everything unfinished
+WORK = ".weighted-shards"  # in the output: sidecars, rejects by task, what is unfinished
 
 
 @dataclass(frozen=True, slots=True)

@@ -455,3 +455,33 @@ def test_a_weight_in_the_data_is_never_passed_over(
     counts = manifest_of(tmp_path / "o").counts
     assert counts.get("rows", 0) == kept
     assert counts.get("reject.parse.unsupported_weight", 0) == (not kept)
+
+
+def test_a_hub_datasets_own_files_are_never_overwritten(tmp_path: Path) -> None:
+    """Their names are those that a build would give its shards."""
+    mine = tmp_path / "train-00000-of-00001.parquet"
+    mine.write_bytes(b"years of work")
+    assert run(*RULE, "--output", str(tmp_path), "--overwrite") == 1
+    (tmp_path / "manifest.json").write_text("{}")
+    assert run(*RULE, "--output", str(tmp_path), "--overwrite") == 1
+    assert mine.read_bytes() == b"years of work"
+
+
+def test_overwriting_waits_until_the_inputs_are_readable(tmp_path: Path) -> None:
+    output = tmp_path / "o"
+    assert run(*RULE, "--output", str(output), "--workers", "1") == 0
+    before = files_of(output)
+    gone = ["--input", str(tmp_path / "gone.jsonl"), *TOKENIZER]
+    assert run(*RULE, "--output", str(output), "--overwrite", *gone) == 1
+    assert files_of(output) == before
+
+
+def test_rejects_never_replace_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [talk()])
+    flags = ["--input", source, *TOKENIZER, "--output", str(tmp_path / "o")]
+    assert run(*RULE, *flags, "--rejects", f"{tmp_path}/./a.jsonl") == 1
+    assert "is an input; choose another file" in capsys.readouterr().err
+    assert Path(source).read_text() == json.dumps(talk()) + "\n"
+    (tmp_path / "file").write_text("")
+    assert run(*RULE, *flags, "--rejects", str(tmp_path / "file" / "r.jsonl")) == 1
+    assert "cannot be written" in capsys.readouterr().err
