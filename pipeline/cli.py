@@ -40,6 +40,9 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         # Somebody closed our output (`| head`): the interpreter must not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"error: {error}; see to the disk or the permissions and try again", file=sys.stderr)
+        return 1
     except Exception:  # noqa: BLE001 - everything else is a bug, and says so
         traceback.print_exc()
         print("this is a bug in weighted-shards; please report the lines above", file=sys.stderr)

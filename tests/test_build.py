@@ -485,3 +485,16 @@ def test_rejects_never_replace_an_input(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "file").write_text("")
     assert run(*RULE, *flags, "--rejects", str(tmp_path / "file" / "r.jsonl")) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_grow_ends_with_1_and_the_build_can_go_on(tmp_path: Path) -> None:
+    """As a full disk does: the file-size limit makes writing fail."""
+    flags = [*RULE, "--output", str(tmp_path / "o"), "--workers", "1", "--shard-size", "60000"]
+    command = [sys.executable, "-m", "pipeline.build", *flags]
+    limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
+    assert not (tmp_path / "o" / "manifest.json").exists()
+    assert run(*flags) == 0

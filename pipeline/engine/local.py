@@ -150,4 +150,9 @@ def _told(error: BaseException) -> BaseException:
 
     if isinstance(error, WeightedShardsError):
         return error
+    if isinstance(error, OSError):  # a full disk, mostly: Arrow's own errors are of this kind too
+        return BuildError(
+            f"a shard cannot be written: {error}; make room or choose another --output, and run "
+            "the same command again to go on from the finished shards"
+        )
     return RuntimeError("".join(traceback.format_exception(error)))
