@@ -32,6 +32,8 @@ from pipeline.weights import IGNORED, CharacterSpans, Weighed, weigh
 
 _WEIGHT_KEYS = {"weight", "loss", "loss_scale", "train"}  # what data calls a message's own weight
 
+_TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
+
 Counts: TypeAlias = "Counter[str]"
 
 
@@ -129,6 +131,8 @@ class Encoder:
                 prepared.append(self._prepare(record, surroundings))
             except RecordError as error:
                 rejects.append(reject(record, error))
+            except RecursionError:
+                rejects.append(reject(record, _TOO_DEEP))
         return prepared, rejects
 
     def _prepare(self, record: Record, surroundings: dict[Template, Surroundings]) -> Prepared:
@@ -163,6 +167,10 @@ class Encoder:
         for row, p in enumerate(prepared):
             for rule, start, end in p.claims:
                 claims[rule].append((row, start, end))
+        # A template may print messages in another order, and a pattern may search backwards.
+        outputs.sort()
+        for spans in claims:
+            spans.sort()
         return weigh(
             encoded,
             [p.text for p in prepared],
@@ -214,6 +222,13 @@ class Encoder:
 def _refuse_weights(conversation: Conversation) -> None:
     """A weight that the data asks for is honoured or refused, never passed over."""
     for index, message in enumerate(conversation.messages):
+        if isinstance(message.get("content"), list):
+            raise RecordError(
+                "parse",
+                "unsupported_weight",
+                "a weight on a part cannot be honoured by this version; drop it or the record",
+                field=f"messages[{index}].content",
+            )
         for key in _WEIGHT_KEYS & message.keys():
             value = message[key]
             as_it_is = 1 if message["role"] == "assistant" else 0
@@ -251,8 +266,12 @@ def _character_spans(spans: list[tuple[int, int, int]]) -> CharacterSpans:
 def _sums(values: Any, firsts: Any) -> Any:
     """The sum of *values* over each row of a flat batch; 0 for an empty row."""
     dtype = np.int64 if values.dtype == np.bool_ else np.float64
-    before = np.concatenate(([0], np.cumsum(values, dtype=dtype)))
-    return before[firsts[1:]] - before[firsts[:-1]]
+    sums = np.zeros(len(firsts) - 1, dtype)
+    filled = firsts[:-1] < firsts[1:]
+    # Row by row: the difference of running sums would lose a row next to one of huge weights.
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, firsts[:-1][filled], dtype=dtype)
+    return sums
 
 
 def _rows(

@@ -28,7 +28,7 @@ class Recorder:
 
     pieces: list[str] = field(default_factory=list)
     events: list[tuple[int, int]] = field(default_factory=list)  # (pieces so far, owner or -1)
-    generated: list[tuple[int, int]] = field(default_factory=list)  # (pieces so far, characters)
+    generated: list[tuple[int, str]] = field(default_factory=list)  # (pieces so far, text)
     owners: dict[int, int] = field(default_factory=dict)  # id(message) -> its index
     owner: int = -1
     stack: list[int] = field(default_factory=list)
@@ -93,7 +93,7 @@ class _GenerationTag(jinja2.ext.Extension):
         environment = self.environment
         if isinstance(environment, HookedEnvironment):
             recorder = environment.recorder
-            recorder.generated.append((len(recorder.pieces), len(text)))
+            recorder.generated.append((len(recorder.pieces), text))
         return text
 
 

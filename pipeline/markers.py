@@ -29,6 +29,15 @@ class Markers:
                 return text[: begun + length]
         return ""
 
+    def strip(self, text: str) -> tuple[int, str]:
+        """How many added tokens *text* holds, and the text without them."""
+        count = 0
+        for token in self._added:
+            if token in text:
+                count += text.count(token)
+                text = text.replace(token, "")
+        return count, text
+
     def whole(self, text: str, end: int) -> int:
         """*end*, or the start of the added token of *text* that *end* would cut in half."""
         for length, rest in self._begin(text[:end]):

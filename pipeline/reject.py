@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -30,7 +30,9 @@ class Reject:
 
     def to_json(self) -> bytes:
         """One line of JSON, with its newline."""
-        return msgspec.json.encode(self) + b"\n"
+        # A template's own error message can hold what UTF-8 cannot.
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        return msgspec.json.encode(replace(self, message=message)) + b"\n"
 
 
 def reject(record: Record, error: RecordError) -> Reject:

@@ -22,6 +22,7 @@ from pipeline.turns import Turn
 
 VERSION = 1
 TIME_LIMIT = 5.0  # seconds for one pattern on one turn; a sane pattern takes microseconds
+_HEAVIEST = 1_000_000  # more would drown other tokens in float32 sums
 _MARKS = "⟦⟧"
 
 
@@ -137,6 +138,8 @@ def parse_rule_file(text: str, *, place: str) -> RuleFile:
     """A rule file from its text; *place* is what errors call it."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError as error:
+        raise RuleError(f"{place}: is nested too deep; write it flat") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{place}:{mark.line + 1}:{mark.column + 1}" if mark else place
@@ -219,7 +222,7 @@ class _File:
         source = self._scalar(node, path, "str")
         try:
             pattern = regex.compile(source, regex.VERSION1)
-        except regex.error as error:
+        except (regex.error, RecursionError, OverflowError) as error:
             raise self._error(node, path, f"is no pattern: {error}", "mend it") from error
         if pattern.search("") is not None:
             raise self._error(
@@ -229,9 +232,15 @@ class _File:
 
     def _weight(self, node: yaml.Node, path: str) -> float:
         # Through YAML, whose numbers are not Python's: .inf, 1_000, 0x10.
-        value = float(yaml.safe_load(self._scalar(node, path, "float", "int")))
-        if not math.isfinite(value) or value < 0:
-            raise self._error(node, path, f"is {value}", "write a finite number that is 0 or more")
+        source = self._scalar(node, path, "float", "int")
+        try:
+            value = float(yaml.safe_load(source))
+        except (ValueError, OverflowError) as error:
+            raise self._error(node, path, f"is no number: {source[:20]}", "mend it") from error
+        if not math.isfinite(value) or not 0 <= value <= _HEAVIEST:
+            raise self._error(
+                node, path, f"is {value}", f"write a finite number from 0 to {_HEAVIEST:,}"
+            )
         return value
 
     def _mapping(

@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import msgspec
-
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
@@ -90,7 +88,8 @@ class Surroundings:
         try:
             return self._supplied(asked, found="probe")
         except RecordError:
-            return Prompt([], asked=False)
+            # Not knowing the prompt is not the same as there being none.
+            return Prompt([], asked=True)
 
     def _supplied(self, preceding: Conversation, *, found: str) -> Prompt:
         on = self.template.render(preceding, prompt=True)
@@ -148,7 +147,7 @@ def _dependencies(conversation: Conversation, index: int) -> tuple[Any, ...]:
         bool(before.get("tool_calls")),
         system if isinstance(system, str) else repr(system),
         repr(conversation.tools) if conversation.tools else None,
-        msgspec.json.encode(conversation.kwargs) if conversation.kwargs else None,
+        repr(conversation.kwargs) if conversation.kwargs else None,
     )
 
 

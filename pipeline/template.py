@@ -139,5 +139,12 @@ def _rendered(recorder: Recorder, count: int, *, tagged: bool) -> Rendered:
             mine.append(Span(start, end))
     generated = None
     if tagged:
-        generated = [Span(ends[p], ends[p] + n) for p, n in recorder.generated if n]
+        if not all(text.startswith(said, ends[p]) for p, said in recorder.generated):
+            raise RecordError(
+                "render",
+                "turn_unestablished",
+                "the template's generation tags stand inside a macro, set or filter block, where "
+                "their place in the text is not known; move them out of it",
+            )
+        generated = [Span(ends[p], ends[p] + len(said)) for p, said in recorder.generated if said]
     return Rendered(text, owned, generated)

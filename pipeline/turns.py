@@ -18,6 +18,7 @@ from pipeline.surroundings import Header, Surroundings, common_length
 from pipeline.template import Rendered
 
 FOUND = ("tags", "prompt", "common", "probe", "unprompted")
+_SPOKEN = ("content", "tool_calls", "reasoning_content", "reasoning", "thinking")
 _OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
 _THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>")
 
@@ -63,7 +64,7 @@ def establish_turns(
                 turns.append(Turn(index, role, ranges, [], -1, "", False))
             continue
         if not ranges:
-            if message.get("content") or message.get("tool_calls"):
+            if any(message.get(key) for key in _SPOKEN):
                 raise _unestablished(index, "none of the rendered text is its own")
             continue
         if rendered.generated is not None:
@@ -120,10 +121,9 @@ class _Around(NamedTuple):
                 length, supplied = _shared(text[start:end], prompt.headers, self.markers)
                 found = "common"
                 if not length:
-                    shown = prompt.headers[0].text
-                    raise _unestablished(
-                        index, f"its text does not start as a generation prompt ({shown!r})"
-                    )
+                    raise _unestablished(index, _unlike(prompt.headers))
+        if supplied and any(text.startswith(supplied, s.start, s.end) for s in ranges[1:]):
+            raise _unestablished(index, "the template prints it more than once")
         outputs = [Span(start + length, end), *ranges[1:]]
         opened = bool(_OPEN_THINK.search(supplied))
         return Turn(
@@ -156,18 +156,34 @@ class _Around(NamedTuple):
         return turn._replace(outputs=[*before, Span(start, end)])
 
 
+def _unlike(headers: Sequence[Header]) -> str:
+    if not headers:
+        return "the template refuses to say how it prompts for it"
+    return f"its text does not start as a generation prompt ({headers[0].text!r})"
+
+
 def _shared(text: str, candidates: Sequence[Header], markers: Markers) -> tuple[int, str]:
     """The longest start that the turn shares with a header, cut back to whole added tokens.
 
     A prompt may open a think block that the turn does not have (DeepSeek-R1 prefills ``<think>``
     and strips it from history): the shared part ends before it, also where the turn's own text
-    begins with the same ``<``.
+    begins with the same ``<``. What is shared must name the speaker: all of the header before the
+    block, or a whole word of it, or two control tokens. A turn that has only ``<|im_start|>`` in
+    common with it may begin with another's text.
     """
     best, supplied = 0, ""
     for header in candidates:
         opening = _THINK.search(header.text)
         length = common_length(text, header.text[: opening.start()] if opening else header.text)
         length = min(markers.whole(text, length), markers.whole(header.text, length))
-        if length > best and not text[:length].isspace():
+        stem = header.text[: opening.start()] if opening else header.text
+        if length > best and _names_speaker(text[:length], stem, markers):
             best, supplied = length, text[:length]
     return best, supplied
+
+
+def _names_speaker(shared: str, stem: str, markers: Markers) -> bool:
+    if shared.rstrip() == stem.rstrip():
+        return bool(stem.strip())
+    tokens, rest = markers.strip(shared)
+    return tokens > 1 or (not shared[-1:].isalnum() and any(map(str.isalpha, rest)))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 import pipeline
 from pipeline.errors import InputError
 from pipeline.recipe import BUNDLED
+from pipeline.rules import compose, parse_rule_file
 from pipeline.shards import SCHEMA
+from pipeline.source.record import Record
 
 TALK = {
     "messages": [
@@ -97,3 +101,47 @@ def test_public_names_exist() -> None:
         assert getattr(pipeline, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pipeline.nothing
+
+
+@pytest.mark.parametrize("depth", [100, 900, 960, 985, 990, 1200, 100_000])
+def test_a_record_nested_too_deep_is_a_reject_and_no_crash(encoder: Any, depth: int) -> None:
+    deep = '{"a": ' * depth + "{}" + "}" * depth
+    tool = '{"type": "function", "function": {"name": "f", "parameters": ' + deep + "}}"
+    raw = (json.dumps(TALK)[:-1] + f', "tools": [{tool}]}}').encode()
+    encoded = encoder.encode([Record("x", 0, 1, raw), Record("x", 1, 2, json.dumps(TALK).encode())])
+    assert encoded.rows.num_rows + len(encoded.rejects) == 2
+    for row in encoded.rows.to_pylist():
+        kept = [i for i, w in zip(row["input_ids"], row["loss_scale"], strict=True) if w]
+        assert encoder.tokenizer.decode(kept) == "Four 🙂<|im_end|>"
+
+
+def test_a_weight_on_a_part_is_refused_and_its_text_not_lost(encoder: Any) -> None:
+    record = copy.deepcopy(TALK)
+    record["messages"][1]["content"] = [{"type": "text", "text": "Four", "weight": 0.5}]  # type: ignore[assignment] # the fault under test
+    with pytest.raises(InputError, match="a weight on a part cannot be honoured"):
+        encoder([record])
+
+
+def test_huge_weights_leave_the_sums_of_other_rows_alone() -> None:
+    from pipeline.batch import _sums
+
+    values = np.array([1e20, 1.0, 1.0, 0.5], np.float32)
+    assert _sums(values, np.array([0, 1, 1, 4])).tolist() == [np.float32(1e20), 0.0, 2.5]
+
+
+def test_a_pattern_that_searches_backwards_claims_all_it_finds() -> None:
+    rule = parse_rule_file(
+        "version: 1\nname: r\nrules:\n  - pattern: '(?r)[a-z]+'\n    weight: 0\n", place="r"
+    )
+    vocabulary = pipeline.read_vocabulary(BUNDLED / "tokenizer")
+    reverse = pipeline.Encoder(
+        pipeline.load_tokenizer(vocabulary), pipeline.load_template(vocabulary), compose([rule])
+    )
+    talk = copy.deepcopy(TALK)
+    talk["messages"][1]["content"] = "one 1 two 2 three 3"
+    row = reverse([talk]).to_pylist()[0]
+    kept = [i for i, w in zip(row["input_ids"], row["loss_scale"], strict=True) if w]
+    text = reverse.tokenizer.decode(kept)
+    assert "1" in text
+    assert "one" not in text
+    assert "three" not in text

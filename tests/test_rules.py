@@ -107,6 +107,8 @@ def test_a_name_is_a_path_first_and_a_bundled_rule_then(tmp_path: Path) -> None:
         (("weight: 0.5", "weight: -1"), "f:5:13: rules[0].weight: is -1.0"),
         (("weight: 0.5", "weight: .nan"), "f:5:13: rules[0].weight: is nan"),
         (("weight: 0.5", "weight: .inf"), "f:5:13: rules[0].weight: is inf"),
+        (("weight: 0.5", "weight: 1.0e+39"), "write a finite number from 0 to 1,000,000"),
+        (("weight: 0.5", "weight: 0x_"), "is no"),
         (("weight: 0.5", "weight: yes"), "f:5:13: rules[0].weight: is not a number"),
         (("weight: 0.5", "weight: '1'"), "f:5:13: rules[0].weight: is not a number"),
         (("weight: 0.5", "wait: 1"), "f:5:5: rules[0].wait: unknown key"),

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.supervision import judge_template
 
 # Stopless templates whose separators depend on more than the next role, and two assistants in a
-# row where the template prompts only after a user: 14 of 3,965 conversations are counted wrong.
+# row where the template prompts only after a user: 13 of 3,965 conversations are counted wrong.
 KNOWN = {
     "hfjs-Llama-Guard-3-11B-Vision",
     "lcpp-Apriel-1.6-15b-Thinker-fixed",
@@ -35,7 +35,7 @@ def test_words_train_where_the_assistant_says_them_on_real_templates(shared: Pat
     ours, prefixes = totals["ours"], totals["prefixes"]
     judged = ours["right"] + ours["reject"] + ours["wrong"]
     assert judged > 3900
-    assert ours["right"] / judged > 0.96
-    assert ours["wrong"] <= 14
+    assert ours["right"] / judged > 0.95
+    assert ours["wrong"] <= 13
     assert wrong <= KNOWN
     assert ours["right"] > prefixes["right"] + 800

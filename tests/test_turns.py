@@ -309,3 +309,26 @@ def test_a_tool_result_that_the_assistants_turn_prints_is_not_trained() -> None:
     )
     messages = [TALK[0], TALK[1], {"role": "tool", "content": "7"}]
     assert spoken(source, messages) == [("Hello|<|end|>", "prompt")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        # The prompt of a template that refuses to be asked is not known.
+        CHATML + "{% if messages|length < 2 %}{{ raise_exception('too short') }}{% endif %}",
+        # A loop over pairs: the text of the first message looks like the second one's.
+        "{% for u, a in messages|batch(2) %}<|start|>user\n{{ u.content }}<|end|>\n"
+        "<|start|>assistant\n{{ a.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}",
+        # Printed twice: the second header would train.
+        "{% for i in range(2) %}" + CHATML.split("{% if")[0] + "{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}",
+        # Tags whose place is not known while their block is collected.
+        "{% for m in messages %}{% set x %}<|start|>{{ m.role }}\n{% generation %}{{ m.content }}"
+        "{% endgeneration %}{% endset %}{{ x }}{% endfor %}",
+    ],
+)
+def test_what_would_train_another_text_is_refused(source: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        turns_of(source)
+    assert caught.value.reason == "turn_unestablished"
