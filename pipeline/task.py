@@ -14,10 +14,9 @@ from pipeline.plan import Task
 from pipeline.recipe import Recipe
 from pipeline.shards import file_digest, open_shard, replace, shard_name, write_json
 from pipeline.source import read
+from pipeline.source.inputs import WORK
 from pipeline.template import Template
 from pipeline.tokens import Certificate, load_tokenizer
-
-WORK = ".weighted-shards"  # in the output: sidecars, rejects by task, what is unfinished
 
 
 @dataclass(frozen=True, slots=True)

@@ -498,3 +498,11 @@ def test_a_file_that_cannot_grow_ends_with_1_and_the_build_can_go_on(tmp_path: P
     assert "cannot be written" in done.stderr
     assert not (tmp_path / "o" / "manifest.json").exists()
     assert run(*flags) == 0
+
+
+def test_a_build_inside_its_input_folder_can_run_again(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [talk()])
+    flags = ["--input", str(tmp_path), *TOKENIZER, "--output", str(tmp_path / "shards")]
+    for _ in range(2):
+        assert run(*RULE, *flags, "--workers", "1") == 0
+    assert manifest_of(tmp_path / "shards").counts["rows"] == 1

@@ -129,10 +129,14 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
+WORK = ".weighted-shards"  # what a build keeps in its output: by it, one is told
+
+
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     here = os.path.realpath(folder)
     for path in folder.iterdir() if here not in above else ():  # a link may lead back up
-        if path.name.startswith("."):
+        # Shards are no conversations: a build into a folder inside its input reads none of them.
+        if path.name.startswith(".") or (path / WORK).is_dir():
             continue
         if path.is_dir():
             saved = _saved(path)
