@@ -25,8 +25,9 @@ from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.recipe import Recipe
 from pipeline.shards import write_arrow_state
 from pipeline.source import survey
+from pipeline.source.inputs import WORK
 from pipeline.summary import Timing
-from pipeline.task import WORK, Job, TaskDone
+from pipeline.task import Job, TaskDone
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
 

@@ -12,7 +12,8 @@ from pipeline import manifest as manifests
 from pipeline.errors import BuildError
 from pipeline.plan import Plan, Task, differences
 from pipeline.shards import replace, write_json
-from pipeline.task import WORK, TaskDone, reject_file, sidecar
+from pipeline.source.inputs import WORK
+from pipeline.task import TaskDone, reject_file, sidecar
 
 _OURS = re.compile(
     r"(train|data)-\d{5,}-of-\d{5,}\.(parquet|arrow)|manifest\.json|rejects\.jsonl|"
