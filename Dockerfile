@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pipeline ./pipeline
 RUN pip install --no-deps . && rm -r pipeline
 
-RUN useradd --create-home --uid 10001 shards && mkdir /work && chown shards /work
+RUN useradd --create-home --uid 10001 shards && mkdir /data && chown shards /data
 USER shards
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["python", "-m", "pipeline.build"]
