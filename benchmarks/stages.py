@@ -25,7 +25,7 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.batch import Encoder, Prepared
-from pipeline.recipe import BUNDLED, make_recipe
+from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.schema import read_conversation
 from pipeline.shards import open_shard
 from pipeline.source import read, survey
@@ -77,14 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_stages(args: argparse.Namespace, scratch: Path) -> None:
     os.environ.update(TOKENIZERS_PARALLELISM="false", FASTOKENS_BPE_THREADS="1")
-    recipe = make_recipe(
-        rules=args.rules,
-        tokenizer=args.tokenizer,
-        chat_template=args.chat_template,
-        template_kwargs=args.template_kwargs,
-        date=args.date,
-        schema=args.schema,
-    )
+    recipe = recipe_of(args)
     encoder = make_encoder(recipe, find_certificate(recipe.vocabulary))
     sources = survey(args.input, spool=scratch / "spool", piece_bytes=1 << 20)
     pieces = [p for s in sources for p in s.pieces]

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import cli
 from pipeline.dataset import SHARD_SIZE, Built, build_dataset
 from pipeline.errors import BuildError
-from pipeline.recipe import BUNDLED, make_recipe
+from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.shards import FORMATS
 from pipeline.summary import summarize, summarize_as_json
 
@@ -20,15 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the records was rejected."""
     args = _parser().parse_args(argv)
     cli.needs_tokenizer(args.input, args.tokenizer)
-    recipe = make_recipe(
-        rules=args.rules,
-        tokenizer=args.tokenizer,
-        chat_template=args.chat_template,
-        template_kwargs=args.template_kwargs,
-        date=args.date,
-        schema=args.schema,
-        form=args.format,
-    )
+    recipe = recipe_of(args, form=args.format)
     built = build_dataset(
         args.input or [str(BUNDLED / "sample.jsonl")],
         recipe,

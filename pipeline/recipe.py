@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,19 @@ def make_recipe(
         date=date,
         rules=load_rules(rules),
         schema=schema,
+        form=form,
+    )
+
+
+def recipe_of(args: argparse.Namespace, *, form: str = "parquet") -> Recipe:
+    """The recipe that the flags of ``cli.add_recipe_flags`` name."""
+    return make_recipe(
+        rules=args.rules,
+        tokenizer=args.tokenizer,
+        chat_template=args.chat_template,
+        template_kwargs=args.template_kwargs,
+        date=args.date,
+        schema=args.schema,
         form=form,
     )
 

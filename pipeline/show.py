@@ -16,7 +16,7 @@ from pipeline.errors import ConfigurationError, InputError
 from pipeline.explanation import Explanation, explain
 from pipeline.manifest import read_manifest
 from pipeline.page import make_page, visible, width
-from pipeline.recipe import BUNDLED, make_recipe
+from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.regions import divide
 from pipeline.reject import reject
 from pipeline.source import read, survey
@@ -57,14 +57,7 @@ def _explain(args: argparse.Namespace) -> Explanation:
         _refuse_rendering(args)
         return explain_row(record, folder, tokenizer=args.tokenizer, rules=args.rules)
     cli.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
-    recipe = make_recipe(
-        rules=args.rules,
-        tokenizer=args.tokenizer,
-        chat_template=args.chat_template,
-        template_kwargs=args.template_kwargs,
-        date=args.date,
-        schema=args.schema,
-    )
+    recipe = recipe_of(args)
     return explain_record(record, make_encoder(recipe))
 
 
