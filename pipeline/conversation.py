@@ -11,12 +11,28 @@ from pipeline.errors import RecordError
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """What a record says of its own weights, each finite and from 0 to 1,000,000.
+
+    ``messages`` is by index in ``Conversation.messages``, of any role; ``parts`` gives, by the same
+    index, ``(start, end, weight)`` in characters of the message's content, which is then a string:
+    one range for each part with a weight and some text, sorted and disjoint. ``row`` is the whole
+    record's. What has no weight is in none of them.
+    """
+
+    messages: dict[int, float]
+    parts: dict[int, list[tuple[int, int, float]]]
+    row: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages in OpenAI form, ready to render.
 
     ``messages`` are fresh dicts, one object per message (hooks know a message by identity);
     ``tools`` is None where the record has none; ``kwargs`` are the record's own template
-    variables (``chat_template_kwargs``).
+    variables (``chat_template_kwargs``); ``weights`` is None where the record names none. The
+    keys that name them stay in the messages, as templates may read them.
 
     Arguments of tool calls are objects (`Arguments` where the record wrote a string), and an
     assistant without text has content None: see `with_string_arguments`, `with_empty_content`.
@@ -25,6 +41,7 @@ class Conversation:
     messages: list[dict[str, Any]]
     tools: list[Any] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
 
 
 class Arguments(dict[str, Any]):

@@ -149,17 +149,6 @@ def test_reasoning_parts_become_reasoning_content() -> None:
     assert read_one({"role": "assistant", "content": parts}) == {**expected, "content": None}
 
 
-@pytest.mark.parametrize("key", ["weight", "loss", "loss_scale", "train"])
-def test_a_weighted_part_keeps_all_text_parts(key: str) -> None:
-    parts = [text("a"), {"type": "text", "value": "b", key: False, "cache": None}]
-    content = read_one({"role": "assistant", "content": parts})["content"]
-    assert content == [text("a"), text("b", **{key: False})]
-
-
-def test_a_null_weight_is_no_weight() -> None:
-    assert read_one({"role": "user", "content": [text("a", weight=None)]})["content"] == "a"
-
-
 def test_sharegpt_items_keep_their_other_keys() -> None:
     items = [
         {"from": "system", "value": "s"},

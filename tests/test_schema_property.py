@@ -14,6 +14,7 @@ from pipeline.conversation import Conversation, with_empty_content, with_string_
 from pipeline.errors import RecordError
 from pipeline.schema import LIST_KEYS, SCHEMAS, read_conversation
 from pipeline.schema.message import copy_plain, read_message
+from pipeline.schema.weight import read_message_weight
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 TOOL = {"name": "f", "description": "d", "parameters": {"type": "object"}}
@@ -28,7 +29,7 @@ VALID: list[Any] = [
                 "role": "assistant",
                 "content": [
                     {"type": "reasoning", "value": "r"},
-                    {"type": "text", "value": "t"},
+                    {"type": "text", "value": "t", "train": False, "loss_scale": 0},
                     {"type": "tool_call", "value": '{"name": "f", "arguments": {}}'},
                 ],
             },
@@ -42,8 +43,9 @@ VALID: list[Any] = [
             {"from": "human", "value": "q"},
             {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
             {"from": "observation", "value": "o"},
-            {"from": "gpt", "value": "a"},
+            {"from": "gpt", "value": "a", "loss": True},
         ],
+        "sample_weight": 2,
         "tools": json.dumps([TOOL]),
         "system": "s",
     },
@@ -69,6 +71,10 @@ WORDS = [
     "system",
     "history",
     "weight",
+    "sample_weight",
+    "loss",
+    "loss_scale",
+    "train",
     "reasoning",
     "user",
     "assistant",
@@ -153,18 +159,39 @@ def assert_conversation_or_record_error(record: Any, schema: str) -> None:
     assert any(message["role"] == "assistant" for message in messages)
     for message in messages:
         assert message["role"] in {"system", "developer", "user", "assistant", "tool"}
-        assert message["content"] is None or isinstance(message["content"], (str, list))
+        assert message["content"] is None or isinstance(message["content"], str)
         assert "function_call" not in message
         for call in message.get("tool_calls", ()):
             assert isinstance(call["function"]["arguments"], (dict, str))
+    assert_weights_fit(conversation)
     for message in with_string_arguments(conversation).messages:
         for call in message.get("tool_calls", ()):
             assert isinstance(call["function"]["arguments"], str)
     assert all(m["content"] is not None for m in with_empty_content(conversation).messages)
     written = {"messages": messages, "tools": conversation.tools}
     again = read_conversation({**written, "chat_template_kwargs": conversation.kwargs})
+    twins = [
+        (c.messages, c.tools, c.kwargs, c.weights.messages if c.weights else {})
+        for c in (conversation, again)
+    ]
     # repr: NaN is not equal to itself
-    assert repr(again) == repr(conversation), "what was read once reads as itself"
+    assert repr(twins[0]) == repr(twins[1]), "what was read once reads as itself"
+
+
+def assert_weights_fit(conversation: Conversation) -> None:
+    weights = conversation.weights
+    if weights is None:
+        return
+    named = [weights.row, *weights.messages.values()]
+    assert {*weights.messages, *weights.parts} <= set(range(len(conversation.messages)))
+    for index, ranges in weights.parts.items():
+        edges = [0, *(edge for start, end, _ in ranges for edge in (start, end))]
+        assert ranges
+        assert edges == sorted(edges)
+        assert all(start < end for start, end, _ in ranges)
+        assert edges[-1] <= len(conversation.messages[index]["content"])
+        named += [weight for _, _, weight in ranges]
+    assert all(type(weight) is float and 0 <= weight <= 1_000_000 for weight in named)
 
 
 @given(mutated_records(), st.sampled_from(SCHEMAS))
@@ -207,8 +234,13 @@ def test_depth_at_any_place_is_no_crash(place: int) -> None:
 
 
 @given(
-    st.dictionaries(
-        st.sampled_from(("name", "weight", "thinking", "tool_calls", "x")), scalars
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("name", "thinking", "tool_calls", "x"), scalars),
+            "train": st.none() | st.booleans(),
+            "weight": st.none(),
+        },
     ).flatmap(
         lambda more: st.permutations([*more.items(), ("role", "assistant"), ("content", "t")]).map(
             dict
@@ -220,5 +252,7 @@ def test_the_short_way_for_plain_messages_agrees_with_the_long_one(item: dict[st
     if plain is None:
         assert not item.keys().isdisjoint({"thinking", "tool_calls"})
     else:
-        assert list(plain.items()) == list(read_message(item, "messages[0]").items())
+        message, weight = read_message(item, "messages[0]")
+        assert list(plain.items()) == list(message.items())
+        assert weight == read_message_weight(plain, [], "messages[0]")
         assert plain is not item

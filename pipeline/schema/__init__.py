@@ -15,6 +15,7 @@ from pipeline.schema.field import decode_text, fault, misfit, name_keys
 from pipeline.schema.message import copy_plain, read_message
 from pipeline.schema.question import find_question, fits_alpaca, read_alpaca, read_pairs, read_query
 from pipeline.schema.row import add_system, read_kwargs, read_toolset, refuse_media
+from pipeline.schema.weight import Weight, gather_weights, read_message_weight
 
 SCHEMAS = ("auto", "messages", "sharegpt", "alpaca", "query-response")
 LIST_KEYS = (
@@ -41,24 +42,32 @@ def read_conversation(record: Any, *, schema: str = "auto") -> Conversation:
         remedy = 'write {"messages": [...]}'
         raise misfit("not_an_object", "", "an object", record, remedy=remedy)
     refuse_media(record)
-    messages = _read_messages(record, schema)
+    messages, weights = _read_messages(record, schema)
+    count = len(messages)
     if not any(message["role"] == "assistant" for message in messages):
         fact = "no message is an assistant's, so nothing can be trained; drop the record"
         raise fault("no_assistant_turn", "", fact)
     add_system(record, messages)
-    return Conversation(messages, read_toolset(record, messages), read_kwargs(record))
+    return Conversation(
+        messages,
+        read_toolset(record, messages),
+        read_kwargs(record),
+        gather_weights(record, weights, shift=len(messages) - count),
+    )
 
 
-def _read_messages(record: dict[str, Any], schema: str) -> list[dict[str, Any]]:
+def _read_messages(
+    record: dict[str, Any], schema: str
+) -> tuple[list[dict[str, Any]], dict[int, Weight]]:
     key, items = _find_list(record)
     if schema in ("auto", "messages", "sharegpt") and items:
         return _read_list(items, key, schema)
     if schema in ("auto", "alpaca") and (schema == "alpaca" or fits_alpaca(record)):
-        return read_alpaca(record)
+        return read_alpaca(record), {}
     if schema in ("auto", "query-response"):
         keys = find_question(record)
         if keys is not None:
-            return read_query(record, keys)
+            return read_query(record, keys), {}
         if items:  # only an explicit query-response comes here
             return _read_list(items, key, schema)
     if items is not None:
@@ -80,17 +89,31 @@ def _find_list(record: dict[str, Any]) -> tuple[str, list[Any] | None]:
     return empty, [] if empty else None
 
 
-def _read_list(items: list[Any], key: str, schema: str) -> list[dict[str, Any]]:
+def _read_list(
+    items: list[Any], key: str, schema: str
+) -> tuple[list[dict[str, Any]], dict[int, Weight]]:
     shape = _tell_shape(items[0], f"{key}[0]")
     if schema not in ("auto", shape):
         fact = f"has the shape of --schema {shape}, not {schema}; pass that, or auto"
         raise fault("wrong_schema", f"{key}[0]", fact)
     if shape == "query-response":
         return read_pairs(items, key)
-    if shape == "sharegpt":
-        names = {"role_key": "from", "content_key": "value"}
-        return [read_message(item, f"{key}[{i}]", **names) for i, item in enumerate(items)]
-    return [copy_plain(item) or read_message(item, f"{key}[{i}]") for i, item in enumerate(items)]
+    role_key, content_key = ("from", "value") if shape == "sharegpt" else ("role", "content")
+    messages: list[dict[str, Any]] = []
+    weights: dict[int, Weight] = {}
+    for i, item in enumerate(items):
+        message = copy_plain(item) if shape == "messages" else None
+        weight = None
+        if message is None:
+            message, weight = read_message(
+                item, f"{key}[{i}]", role_key=role_key, content_key=content_key
+            )
+        elif len(message) > 2:
+            weight = read_message_weight(message, [], f"{key}[{i}]")
+        if weight is not None:
+            weights[i] = weight
+        messages.append(message)
+    return messages, weights
 
 
 def _tell_shape(item: Any, place: str) -> str:

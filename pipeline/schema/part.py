@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
 from pipeline.schema.toolcall import read_call
+from pipeline.schema.weight import read_weight
 
-WEIGHT_KEYS = frozenset(("weight", "loss", "loss_scale", "train"))
 KINDS = {
     "text": "text",
     "reasoning": "reasoning",
@@ -25,27 +25,30 @@ VALUE_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a part list says: ``content`` is None without text, a list where a part has a weight."""
+    """What a part list says: ``content`` is None without text, ``ranges`` are its weighted parts.
 
-    content: str | list[dict[str, Any]] | None
+    Each is ``(start, end, weight)`` in characters of ``content``, in order; empty parts have none.
+    """
+
+    content: str | None
     reasoning: str | None
     calls: list[dict[str, Any]]
+    ranges: list[tuple[int, int, float]]
 
 
 def read_parts(parts: list[Any], place: str) -> Parts:
     """Text joined without a separator, reasoning and calls apart.
 
     Of 238 real templates 100 fail on part lists, 54 print them as Python and 9 lose them; of those
-    that read them 54 join with nothing, 2 with a newline. Parts with a weight stay a list in OpenAI
-    form, for the weight's sake. RecordError for other kinds of parts, and for an order that
-    no template can print.
+    that read them 54 join with nothing, 2 with a newline. RecordError for other kinds of parts, for
+    an order that no template can print, and for a weight on what is not text: where in the rendered
+    text reasoning and calls lie is the template's business, so no range of content says it.
     """
     texts: list[str] = []
     reasonings: list[str] = []
     calls: list[dict[str, Any]] = []
-    kept: list[dict[str, Any]] = []
-    weighted = False
-    latest = 0
+    ranges: list[tuple[int, int, float]] = []
+    end = latest = 0
     for i, part in enumerate(parts):
         at = f"{place}[{i}]"
         kind = _read_kind(part, at)
@@ -53,8 +56,8 @@ def read_parts(parts: list[Any], place: str) -> Parts:
             fact = f"{kind} after {ORDER[latest]}; templates print {', '.join(ORDER)}: split it"
             raise fault("part_order", at, fact)
         latest = ORDER.index(kind)
-        weighs = any(part[key] is not None for key in part if key in WEIGHT_KEYS)
-        if weighs and kind != "text":
+        weight = read_weight(part, at)
+        if weight is not None and kind != "text":
             fact = f"a weight on a {kind} part is not supported; weigh the message, or use a rule"
             raise fault("unsupported_weight", at, fact)
         key, value = _read_value(part, kind, at)
@@ -64,10 +67,11 @@ def read_parts(parts: list[Any], place: str) -> Parts:
             reasonings.append(value)
         else:
             texts.append(value)
-            kept.append(_in_openai_form(part, key))
-            weighted = weighted or weighs
-    content = (kept if weighted else "".join(texts)) if texts else None
-    return Parts(content, "".join(reasonings) if reasonings else None, calls)
+            start, end = end, end + len(value)
+            if weight is not None and value:
+                ranges.append((start, end, weight))
+    content = "".join(texts) if texts else None
+    return Parts(content, "".join(reasonings) if reasonings else None, calls, ranges)
 
 
 def _read_kind(part: Any, at: str) -> str:
@@ -95,11 +99,3 @@ def _read_value(part: dict[str, Any], kind: str, at: str) -> tuple[str, Any]:
     if kind != "tool_call" and not isinstance(value, str):
         raise misfit("bad_content", f"{at}.{key}", "a string", value, remedy='use "" or drop it')
     return key, value
-
-
-def _in_openai_form(part: dict[str, Any], value_key: str) -> dict[str, Any]:
-    """``{"type": "text", "text": ..., ...}``, without the nulls that Arrow pads with."""
-    filled = {key: part[key] for key in part if part[key] is not None}
-    if "type" not in filled:
-        filled = {"type": "text", **filled}
-    return {("text" if key == value_key else key): filled[key] for key in filled}

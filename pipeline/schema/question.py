@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.schema.field import NOTHING, fault, misfit
 from pipeline.schema.message import read_message
+from pipeline.schema.weight import Weight
 
 QUESTION_KEYS = (("query", "response"), ("prompt", "completion"), ("prompt", "response"))
 
@@ -69,9 +70,13 @@ def read_history(record: dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def read_pairs(items: list[Any], place: str) -> list[dict[str, Any]]:
-    """xtuner's list of ``{system?, input, output}``; other keys go to the assistant's message."""
+def read_pairs(items: list[Any], place: str) -> tuple[list[dict[str, Any]], dict[int, Weight]]:
+    """xtuner's list of ``{system?, input, output}``; other keys go to the assistant's message.
+
+    Weights, which are among them, come by the index of that message.
+    """
     messages: list[dict[str, Any]] = []
+    weights: dict[int, Weight] = {}
     for i, item in enumerate(items):
         at = f"{place}[{i}]"
         if not isinstance(item, dict):
@@ -81,8 +86,11 @@ def read_pairs(items: list[Any], place: str) -> list[dict[str, Any]]:
         messages.append({"role": "user", "content": _read_text(item, "input", f"{at}.")})
         answer = {key: item[key] for key in item if key not in ("system", "input", "role")}
         answer["role"] = "assistant"
-        messages.append(read_message(answer, at, content_key="output"))
-    return messages
+        message, weight = read_message(answer, at, content_key="output")
+        if weight is not None:
+            weights[len(messages)] = weight
+        messages.append(message)
+    return messages, weights
 
 
 def _exchange(question: str, answer: str) -> list[dict[str, Any]]:
