@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 
 from pipeline.errors import RecordError, TokenizerError
+from pipeline.spans import Span
+from pipeline.tokens.controls import Controls
 from pipeline.tokens.encoded import (
     Encoded,
     Int32,
@@ -41,13 +45,15 @@ from pipeline.tokens.faults import (
     require_tokens,
 )
 from pipeline.tokens.offsets import ends_from_characters, is_normalized, read_model
-from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
+from pipeline.tokens.quoted import Quoted, Quoting, quotes
+from pipeline.tokens.vocabulary import TOKENIZER, AddedToken, Vocabulary, read_definition
 
 __all__ = ["Certificate", "EncodeFailure", "Encoded", "Paths", "Tokenizer", "load_tokenizer"]
 
 EngineName = Literal["fast", "reference"]
 ENGINES: Mapping[EngineName, str] = {"fast": "fastokens", "reference": "tokenizers"}
 SAMPLE = 200  # one document in so many is encoded by both engines
+NOTHING_QUOTED: Mapping[int, Sequence[Span]] = MappingProxyType({})
 _CHUNK = 1 << 18  # characters: the reference's Encodings hold some 200 bytes a token
 
 
@@ -120,13 +126,47 @@ class ReferenceEngine:
             rows += [np.array(encoding.ids, np.int32) for encoding in encodings]
         return join_rows(rows)
 
-    def locate(self, text: str) -> tuple[Int32, Int64, RecordError | None]:
-        """Ids, where each ends in the text's UTF-8, and what went wrong instead."""
+    def read(self, text: str) -> tuple[Int32, list[tuple[int, int]]]:
+        """Ids, and the characters of each; RecordError if the library fails."""
         try:
             encoding = self._library.encode(text, add_special_tokens=False)
         except BaseException as error:  # noqa: BLE001 - a panic is one, the rest is raised again
-            return np.zeros(0, np.int32), np.zeros(0, np.int64), library_fault(error)
-        return np.array(encoding.ids, np.int32), ends_from_characters(text, encoding.offsets), None
+            raise library_fault(error) from None
+        return np.array(encoding.ids, np.int32), encoding.offsets
+
+    def locate(self, text: str) -> tuple[Int32, Int64, RecordError | None]:
+        """Ids, where each ends in the text's UTF-8, and what went wrong instead."""
+        try:
+            ids, offsets = self.read(text)
+        except RecordError as fault:
+            return np.zeros(0, np.int32), np.zeros(0, np.int64), fault
+        return ids, ends_from_characters(text, offsets), None
+
+    def find(self, content: str) -> int:
+        """The id of a token, -1 if there is none."""
+        found: int | None = self._library.token_to_id(content)
+        return -1 if found is None else found
+
+    def has_in_model(self, content: str) -> bool:
+        """Whether it is an entry of the model's own vocabulary, added tokens left aside."""
+        return self._library.model.token_to_id(content) is not None
+
+    def normalize(self, text: str) -> str:
+        normalizer = self._library.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    def share_model(self, other: ReferenceEngine) -> None:
+        """Take another engine's model, not a copy; before tokens are added, whose ids follow it."""
+        self._library.model = other._library.model
+
+    def add(self, tokens: Iterable[AddedToken]) -> list[int]:
+        """Add tokens after those there are, unless the model has them; their ids."""
+        from tokenizers import AddedToken as Added
+
+        added = [(t.content, msgspec.structs.asdict(t)) for t in tokens]
+        flags = ("special", "lstrip", "rstrip", "normalized", "single_word")
+        self._library.add_tokens([Added(c, **{f: t[f] for f in flags}) for c, t in added])
+        return [self.find(content) for content, _ in added]
 
     def decode(self, ids: Iterable[int]) -> str:
         return str(self._library.decode(list(ids), skip_special_tokens=False))
@@ -138,7 +178,8 @@ E = TypeVar("E", FastEngine, ReferenceEngine)
 class Tokenizer:
     """Encodes batches with one engine, held to the reference. Made by `load_tokenizer`; picklable.
 
-    ``added_tokens`` maps contents to ids; ``control_tokens`` are those of them marked special.
+    ``added_tokens`` maps contents to ids; ``control_tokens`` are those of them
+    that are special, or look it.
     ``size`` is one more than the largest id.
     """
 
@@ -158,30 +199,64 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.size = model.size
         self.added_tokens: Mapping[str, int] = {token.content: token.id for token in added}
-        self.control_tokens: Mapping[str, int] = {t.content: t.id for t in added if t.special}
+        self.control_tokens: Mapping[str, int] = {t.content: t.id for t in added if t.control}
         self.code_points = tuple(sorted(code_points))
-        self._raw, self._engine = raw, engine
+        self._raw, self._definition, self._engine = raw, definition, engine
         self._reference = engine if isinstance(engine, ReferenceEngine) else None
         points = re.escape("".join(map(chr, self.code_points)))
         self._distrusted = re.compile(f"[{points}]") if points else None
+        self._controls: Controls | None = None
+        self._quoting: Quoting | None = None
 
     @property
     def engine(self) -> EngineName:
         """Which engine gives the ids."""
         return self._engine.name
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(
+        self, texts: Sequence[str], *, quoted: Mapping[int, Sequence[Span]] = NOTHING_QUOTED
+    ) -> Encoded:
         """Ids and byte ends of *texts*, the same in any batching; adds no special tokens.
 
+        ``quoted[row]`` are sorted disjoint spans of ``texts[row]``, control tokens' spellings (see
+        `control_matches`) that are content: none of their text is in a control token. All other
+        spellings act, and added tokens that are no control tokens stay tokens everywhere.
+
         Raises EncodeFailure naming every text that cannot be encoded (a lone surrogate, no token
-        for it, a fault in the library), and EngineMismatch.
+        for it, a quoted spelling that is no text to the model, a fault in the library), and
+        EngineMismatch.
         """
         raws, faults = encode_utf8(texts)
-        readable = ["" if row in faults else text for row, text in enumerate(texts)]
+        rows = self._encode_quoted(texts, quoted, faults)
+        apart = rows.keys() | faults.keys()
+        readable = ["" if row in apart else text for row, text in enumerate(texts)]
+        sizes = [b"" if row in apart else raw for row, raw in enumerate(raws)] if rows else raws
         by = self._by_offsets if self._model.lengths is None else self._by_lengths
-        ids, firsts, widths, paths = by(readable, raws, faults)
+        ids, firsts, widths, paths = by(readable, sizes, faults)
+        if rows:
+            widths, _ = splice(widths, firsts, {row: found.widths for row, found in rows.items()})
+            ids, firsts = splice(ids, firsts, {row: found.ids for row, found in rows.items()})
+            require_tokens(raws, firsts, faults)
+            raise_any(faults)
+            paths = _count_quoted(paths, rows.values(), engine=self.engine)
         text, starts = join_texts(raws)
         return Encoded(ids, firsts, end_tokens(widths, firsts, starts), text, starts, paths)
+
+    def control_matches(self, text: str) -> list[Span]:
+        """Every control token that *text* spells, sorted, as the engine would split them out.
+
+        Leftmost, then longest, among all added tokens; without the spaces that ``lstrip`` and
+        ``rstrip`` take.
+        """
+        return [match.span for match in self._find_controls().match(text)]
+
+    def quotes(self, text: str, ids: Sequence[int]) -> list[Span]:
+        """The spellings of control tokens in *text* that are none in *ids*, its encoding.
+
+        ``encode([text], quoted={0: quotes(text, ids)})`` gives the ids back, if they are those of
+        this text. May raise EncodeFailure where lengths of ids do not tell offsets.
+        """
+        return quotes(self, self._model, self._find_controls(), text, np.array(ids, np.int64))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The reference's text of *ids*, control tokens included; broken UTF-8 becomes U+FFFD."""
@@ -257,6 +332,37 @@ class Tokenizer:
         # No certificate has an ASCII code point in its table.
         return bool(self._distrusted and not text.isascii() and self._distrusted.search(text))
 
+    def _encode_quoted(
+        self, texts: Sequence[str], quoted: Mapping[int, Sequence[Span]], faults: Faults
+    ) -> dict[int, Quoted]:
+        """The rows that have quoted spans, apart from all others."""
+        rows: dict[int, Quoted] = {}
+        for row, spans in quoted.items():
+            if not spans or row in faults:
+                continue
+            try:
+                rows[row] = self._quote().encode(texts[row], spans)
+            except RecordError as fault:
+                faults[row] = fault
+        return rows
+
+    def _quote(self) -> Quoting:
+        if self._quoting is None:
+            self._quoting = Quoting(
+                self._definition,
+                raw=self._raw,
+                model=self._model,
+                controls=self._find_controls(),
+                reference=self._refer(),
+                make=ReferenceEngine,
+            )
+        return self._quoting
+
+    def _find_controls(self) -> Controls:
+        if self._controls is None:
+            self._controls = Controls(self._definition, raw=self._raw, make=ReferenceEngine)
+        return self._controls
+
     def _refer(self) -> ReferenceEngine:
         # Not before it is needed: it doubles the memory.
         if self._reference is None:
@@ -265,6 +371,13 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reload, (self.vocabulary, self.engine, self.code_points)
+
+
+def _count_quoted(paths: Paths, rows: Collection[Quoted], *, engine: EngineName) -> Paths:
+    """Quoted rows went through the common path as empty texts."""
+    common = replace(paths, **{engine: getattr(paths, engine) - len(rows)})
+    repaired = sum(row.repaired for row in rows)
+    return replace(common, repaired=common.repaired + repaired, quoted=len(rows))
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Flat = TypeVar("Flat", Int32, Int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """How many texts took which path: ids by ``fast`` or ``reference`` (they add up to all).
+    """How many texts took which path: ``fast``, ``reference`` and ``quoted`` add up to all.
 
+    ``quoted``: some control token in it was encoded as text, which only the reference can.
     ``repaired``: offsets are the reference's own, because lengths of ids did not tell them.
     ``checked``: encoded by both engines, with equal ids.
     """
@@ -24,6 +27,7 @@ class Paths:
     reference: int
     repaired: int
     checked: int
+    quoted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,8 @@ class Encoded:
     paths: Paths
 
 
-def join_rows(rows: Sequence[Int32]) -> tuple[Int32, Int64]:
-    """Flat ids and firsts from one array per row."""
+def join_rows(rows: Sequence[Flat]) -> tuple[Flat, Int64]:
+    """Flat values and firsts from one array per row; no rows make an empty int32 array."""
     firsts = _cumulated(np.fromiter(map(len, rows), np.int64, len(rows)))
     return np.concatenate([np.zeros(0, np.int32), *rows]), firsts
 
@@ -57,12 +61,32 @@ def join_texts(raws: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], Int64]:
     return np.frombuffer(b"".join(raws), np.uint8), starts
 
 
-def splice(ids: Int32, firsts: Int64, rows: Mapping[int, Int32]) -> tuple[Int32, Int64]:
-    """Flat ids and firsts with some *rows* replaced."""
+def splice(values: Flat, firsts: Int64, rows: Mapping[int, Flat]) -> tuple[Flat, Int64]:
+    """Flat values and firsts with some *rows* replaced."""
     if not rows:
-        return ids, firsts
-    slices = np.split(ids, firsts[1:-1])
+        return values, firsts
+    slices = np.split(values, firsts[1:-1])
     return join_rows([rows.get(row, old) for row, old in enumerate(slices)])
+
+
+def select_rows(encoded: Encoded, rows: Sequence[int]) -> Encoded:
+    """Some rows of a batch, in that order; the paths stay those of the whole batch."""
+    tokens = [slice(*encoded.firsts[row : row + 2]) for row in rows]
+    shifts, starts = np.zeros(len(rows), np.int64), [0]
+    for i, row in enumerate(rows):
+        shifts[i] = starts[-1] - encoded.starts[row]
+        starts.append(starts[-1] + int(encoded.starts[row + 1] - encoded.starts[row]))
+    ids, firsts = join_rows([encoded.ids[span] for span in tokens])
+    ends, _ = join_rows([encoded.ends[span] for span in tokens])
+    texts = [encoded.text[encoded.starts[row] : encoded.starts[row + 1]] for row in rows]
+    return Encoded(
+        ids,
+        firsts,
+        ends.astype(np.int64) + np.repeat(shifts, np.diff(firsts)),
+        np.concatenate([np.zeros(0, np.uint8), *texts]),
+        np.array(starts, np.int64),
+        encoded.paths,
+    )
 
 
 def end_tokens(widths: Int64, firsts: Int64, starts: Int64) -> Int64:

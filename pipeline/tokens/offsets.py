@@ -61,7 +61,7 @@ class _Model(msgspec.Struct):
 def read_model(definition: Definition) -> Model:
     """Takes 0.1 s for 150,000 tokens; the definition must be one that the reference accepts."""
     model = msgspec.json.decode(definition.model, type=_Model)
-    steps = list(_steps(definition.normalizer, "normalizers"))
+    steps = list(flatten_steps(definition.normalizer, "normalizers"))
     forms = tuple(form for form in _FORMS if any(step.get("type") == form for step in steps))
     others = [step for step in steps if step.get("type") not in _FORMS]
     ids = model.vocab.values() if isinstance(model.vocab, dict) else range(len(model.vocab))
@@ -93,7 +93,7 @@ def _lengths(
     others: list[dict[str, Any]],
     size: int,
 ) -> npt.NDArray[np.int64] | None:
-    splits = list(_steps(definition.pre_tokenizer, "pretokenizers"))
+    splits = list(flatten_steps(definition.pre_tokenizer, "pretokenizers"))
     byte_levels = sum(step.get("type") == "ByteLevel" for step in splits)
     if model.type != "BPE" or model.continuing_subword_prefix or model.end_of_word_suffix:
         return None
@@ -163,7 +163,7 @@ def _spaced_length(token: str) -> int:
     return len(token.replace(_SPACE, " ").encode())
 
 
-def _steps(step: dict[str, Any] | None, children: str) -> Iterator[dict[str, Any]]:
+def flatten_steps(step: dict[str, Any] | None, children: str) -> Iterator[dict[str, Any]]:
     """The leaves of nested ``Sequence`` objects, in order."""
     if step is None:
         return
@@ -171,7 +171,7 @@ def _steps(step: dict[str, Any] | None, children: str) -> Iterator[dict[str, Any
         yield step
         return
     for child in step[children]:
-        yield from _steps(child, children)
+        yield from flatten_steps(child, children)
 
 
 def _keeps_text(step: dict[str, Any]) -> bool:

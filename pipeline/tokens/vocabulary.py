@@ -16,14 +16,16 @@ from pipeline.errors import TemplateError, TokenizerError
 
 TOKENIZER = "tokenizer.json"
 _CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
+_GENERATION = "generation_config.json"
 _JINJA, _JINJA_FOLDER, _PROCESSOR = (
     "chat_template.jinja",
     "additional_chat_templates",
     "chat_template.json",
 )
-_FILES = (TOKENIZER, _CONFIG, _MAP, _JINJA, f"{_JINJA_FOLDER}/*.jinja", _PROCESSOR)
+_FILES = (TOKENIZER, _CONFIG, _MAP, _JINJA, f"{_JINJA_FOLDER}/*.jinja", _PROCESSOR, _GENERATION)
 # `PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES` of transformers 5.23, in its order.
 _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_BARRED = re.compile(r"<[|｜].+[|｜]>|\[\|.+\|\]")
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^@\s]+))?")
 
 
@@ -34,6 +36,8 @@ class Vocabulary:
     ``templates`` maps names to chat templates (a single one is ``default``; may be empty).
     ``special_tokens`` is what transformers hands to templates: named tokens such as
     ``eos_token``, model-specific ones such as ``image_token``; absent where null.
+    ``stop_tokens`` are those that the model's generation ends with, where its
+    ``generation_config.json`` lies beside.
     ``digests`` maps each file that was read to the sha256 of its bytes.
     """
 
@@ -42,10 +46,11 @@ class Vocabulary:
     templates: Mapping[str, str]
     special_tokens: Mapping[str, str]
     digests: Mapping[str, str]
+    stop_tokens: tuple[str, ...] = ()
 
 
 class AddedToken(msgspec.Struct, frozen=True):
-    """An entry of ``added_tokens``; ``special`` marks control tokens."""
+    """An entry of ``added_tokens``; ``special`` is as the file has it."""
 
     id: int
     content: str
@@ -53,6 +58,12 @@ class AddedToken(msgspec.Struct, frozen=True):
     lstrip: bool = False
     rstrip: bool = False
     normalized: bool = False
+    single_word: bool = False
+
+    @property
+    def control(self) -> bool:
+        """Special, or written between bars: DeepSeek's ``<｜User｜>`` is not marked special."""
+        return self.special or bool(_BARRED.fullmatch(self.content))
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -80,6 +91,7 @@ def read_vocabulary(name: str | Path) -> Vocabulary:
         templates=_templates(folder, config),
         special_tokens=_special_tokens(config, _read_json(folder / _MAP)),
         digests=_digests(folder),
+        stop_tokens=_stop_tokens(_read_json(folder / _GENERATION), definition),
     )
     _require_added_tokens(vocabulary, config, definition)
     return vocabulary
@@ -250,6 +262,13 @@ def _require_added_tokens(
                 f"{TOKENIZER}; write both anew with transformers: "
                 f"AutoTokenizer.from_pretrained({str(vocabulary.folder)!r}).save_pretrained(FOLDER)"
             )
+
+
+def _stop_tokens(generation: dict[str, Any], definition: Definition) -> tuple[str, ...]:
+    ids = generation.get("eos_token_id")
+    wanted = ids if isinstance(ids, list) else [ids]
+    contents = {token.id: token.content for token in definition.added_tokens}
+    return tuple(contents[id_] for id_ in wanted if type(id_) is int and id_ in contents)
 
 
 def _digests(folder: Path) -> dict[str, str]:
