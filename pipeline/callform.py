@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from pipeline.conversation import Conversation, with_empty_content, with_string_arguments
-from pipeline.errors import RecordError
+from pipeline.errors import RecordError, TemplateError
 
 Form: TypeAlias = tuple[Callable[[Conversation], Conversation], ...]
 
@@ -31,7 +31,9 @@ def choose_form(render: Callable[[Conversation], str], source: str) -> Form:
     for form in _FORMS:
         try:
             text = render(apply(form, _probe()))
-        except RecordError:
+        except RecordError as error:
+            if error.reason == "template_limit":
+                raise TemplateError(f"chat template: {error}") from error
             continue
         if _VALUE in text and '\\"' not in text and (none_is_meant or "None" not in text):
             return form

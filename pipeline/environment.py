@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.runtime
 import jinja2.sandbox
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 
+_MISSING = object()
+_NOTHING: frozenset[str] = frozenset()
+_OF_DICTS = frozenset(dir(dict))
+# Attributes that the sandbox lets through of any value of the type; `format` it wraps.
+_SAFE: Mapping[type, frozenset[str]] = {
+    kind: frozenset(name for name in dir(kind) if not name.startswith("_"))
+    - {"format", "format_map"}
+    for kind in (str, jinja2.runtime.LoopContext)
+}
 _ENTER = "weighted_shards_enter"
 
 
@@ -32,15 +43,35 @@ class Recorder:
     owners: dict[int, int] = field(default_factory=dict)  # id(message) -> its index
     owner: int = -1
     stack: list[int] = field(default_factory=list)
+    called: list[tuple[int, int, int]] = field(default_factory=list)  # (message, first, stop piece)
+    calling: int = -1  # the message whose tool calls are being looped over
+    calling_since: int = 0  # pieces
+    calling_depth: int = 0  # loops
+
+    def own(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Makes messages and their tool calls known; a call of message *i* has the code -2 - *i*.
+
+        Only dicts are: an equal int or str may be one object in two places.
+        """
+        self.owners = owners = {id(message): i for i, message in enumerate(messages)}
+        for i, message in enumerate(messages):
+            calls = message.get("tool_calls") if len(message) > 2 else None
+            if type(calls) is list:
+                owners |= {id(call): -2 - i for call in calls if isinstance(call, dict)}
 
     def push(self) -> None:
         self.stack.append(self.owner)
 
     def enter(self, value: object) -> None:
         owner = self.owners.get(id(value), -1)
-        if owner >= 0 and owner != self.owner:
-            self.owner = owner
-            self.events.append((len(self.pieces), owner))
+        if owner >= 0:
+            if owner != self.owner:
+                self.owner = owner
+                self.events.append((len(self.pieces), owner))
+        elif owner < -1 and self.calling < 0 and self.owner in (-1, -2 - owner):
+            # Another message may look its own call up in this loop: that says nothing.
+            self.calling = -2 - owner
+            self.calling_since, self.calling_depth = len(self.pieces), len(self.stack)
 
     def enter_at(self, values: object, index: object) -> None:
         if type(values) is list and type(index) is int and -len(values) <= index < len(values):
@@ -48,18 +79,35 @@ class Recorder:
 
     def pop(self) -> None:
         owner = self.stack.pop()
+        if self.calling >= 0 and len(self.stack) < self.calling_depth:
+            self.called.append((self.calling, self.calling_since, len(self.pieces)))
+            self.calling = -1
         if owner != self.owner:
             self.owner = owner
             self.events.append((len(self.pieces), owner))
 
 
-class _Generator(CodeGenerator):
+class Generator(CodeGenerator):
     """Writes the hooks as plain calls: the sandbox's check of each call would double their cost."""
 
+    _recorders: list[str]  # names of the recorder in the loops around, innermost last
+    _loops = 0
+
+    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802 - Jinja's visitor names
+        self._recorders = []
+        super().visit_Template(node, frame)
+
     def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor names
-        self.writeline("environment.recorder.push()")
+        # A name of its own for each loop: recursive loops and macros are functions of their own,
+        # in which a name that is assigned further down would not be the outer one.
+        self._loops += 1
+        name = f"weighted_shards_{self._loops}"
+        self.writeline(f"{name} = environment.recorder")
+        self.writeline(f"{name}.push()")
+        self._recorders.append(name)
         super().visit_For(node, frame)
-        self.writeline("environment.recorder.pop()")
+        self._recorders.pop()
+        self.writeline(f"{name}.pop()")
 
     def visit_Call(  # noqa: N802 - Jinja's visitor names
         self, node: nodes.Call, frame: Frame, forward_caller: bool = False
@@ -69,14 +117,14 @@ class _Generator(CodeGenerator):
             super().visit_Call(node, frame, forward_caller=forward_caller)
             return
         hook = "enter" if len(node.args) == 1 else "enter_at"
-        self.write(f"environment.recorder.{hook}(")
+        self.write(f"{self._recorders[-1]}.{hook}(")
         for i, argument in enumerate(node.args):
             self.write(", " if i else "")
             self.visit(argument, frame)
         self.write(")")
 
 
-class _GenerationTag(jinja2.ext.Extension):
+class GenerationTag(jinja2.ext.Extension):
     """``{% generation %}...{% endgeneration %}``: its body, recorded as generated text."""
 
     tags = {"generation"}  # noqa: RUF012 - the attribute Jinja reads
@@ -127,7 +175,7 @@ def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _prepare(environment: jinja2.Environment, today: datetime.date) -> None:
+def prepare_environment(environment: jinja2.Environment, today: datetime.date) -> None:
     """Filters and globals that Hugging Face's chat templates expect; the clock tells *today*."""
     clock = datetime.datetime(today.year, today.month, today.day)
     environment.filters["tojson"] = _to_json
@@ -139,16 +187,47 @@ def _prepare(environment: jinja2.Environment, today: datetime.date) -> None:
 class HookedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """One template at a time: ``recorder`` is what the render that runs reports to."""
 
-    code_generator_class = _Generator
+    code_generator_class = Generator
 
     def __init__(self, today: datetime.date) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[_GenerationTag, jinja2.ext.loopcontrols],
+            extensions=[GenerationTag, jinja2.ext.loopcontrols],
         )
-        _prepare(self, today)
+        prepare_environment(self, today)
         self.recorder = Recorder()
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As the sandbox's, which first asks a dict for an attribute that it has not.
+
+        What no check could refuse is given at once: half of a render went into asking.
+        """
+        kind = type(obj)
+        if kind is dict:
+            if attribute not in _OF_DICTS:
+                value = obj.get(attribute, _MISSING)
+                return self.undefined(obj=obj, name=attribute) if value is _MISSING else value
+        elif attribute in _SAFE.get(kind, _NOTHING):
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """As the sandbox's: a dict's attribute only where it has no such key."""
+        if type(obj) is dict and type(argument) is str and argument not in _OF_DICTS:
+            value = obj.get(argument, _MISSING)
+            return self.undefined(obj=obj, name=argument) if value is _MISSING else value
+        return super().getitem(obj, argument)
+
+    def call(
+        self, context: jinja2.runtime.Context, called: Any, /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the sandbox's; a string's own method takes no context and is safe."""
+        if type(called) is types.BuiltinMethodType and type(called.__self__) is str:
+            kwargs.pop("_loop_vars", None)
+            kwargs.pop("_block_vars", None)
+            return called(*args, **kwargs)
+        return super().call(context, called, *args, **kwargs)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
