@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.batch import Encoder, Prepared
+from pipeline.batch import Encoder
+from pipeline.preparation import Prepared, establish
 from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.schema import read_conversation
 from pipeline.shards import open_shard
 from pipeline.source import read, survey
 from pipeline.source.record import Record, decode
-from pipeline.surroundings import Surroundings
 from pipeline.task import make_encoder
 from pipeline.tokens.certificate import find_certificate
-from pipeline.turns import establish_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +141,12 @@ class _Stages:
         self.left["rendered"] = [[render(c) for c in b] for b in self.left["conversations"]]
 
     def _turns(self, _: list[list[Record]]) -> None:
-        self.left["turns"] = []
-        for conversations, rendered in zip(
-            self.left["conversations"], self.left["rendered"], strict=True
-        ):
-            surroundings = Surroundings(self.encoder.template)
-            self.left["turns"].append(
-                [
-                    establish_turns(c, r, surroundings=surroundings, markers=self.encoder.markers)
-                    for c, r in zip(conversations, rendered, strict=True)
-                ]
-            )
+        mine = self.encoder.preparation(self.encoder.template)
+        find = partial(establish, surroundings=mine.surroundings, markers=mine.markers)
+        self.left["turns"] = [
+            [find(c, r, None) for c, r in zip(*batch, strict=True)]
+            for batch in zip(self.left["conversations"], self.left["rendered"], strict=True)
+        ]
 
     def _rules(self, batches: list[list[Record]]) -> None:
         claims = self.encoder.rules.claims

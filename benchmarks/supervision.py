@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
 from pipeline.markers import Markers
+from pipeline.preparation import establish
 from pipeline.surroundings import Surroundings
 from pipeline.template import Template
-from pipeline.turns import establish_turns
 
 Spans: TypeAlias = "dict[int, list[tuple[int, int]]]"  # assistant message -> trained characters
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -201,6 +201,11 @@ def _misplaced(
     return ""
 
 
+def control_tokens(source: str) -> list[str]:
+    """What looks like a control token in a template, as no tokenizer comes with it."""
+    return sorted({*SPECIAL.values(), *_CONTROL.findall(source)})
+
+
 def judge_template(source: str) -> Iterator[tuple[str, str, Verdict]]:
     """(case, method, verdict) for each case of one template."""
     try:
@@ -208,8 +213,9 @@ def judge_template(source: str) -> Iterator[tuple[str, str, Verdict]]:
     except TemplateError as error:
         yield "all", "ours", Verdict("refused", str(error))
         return
-    control = sorted({*SPECIAL.values(), *_CONTROL.findall(source)})
+    control = control_tokens(source)
     pattern = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))))
+    around = Surroundings(template)
     markers = Markers(control=control, added=control, eos=SPECIAL["eos_token"])
     for case in cases():
         whole = Conversation(case.messages)
@@ -222,7 +228,7 @@ def judge_template(source: str) -> Iterator[tuple[str, str, Verdict]]:
 
         border = partial(_border, template, case.messages, text=text)
         methods: dict[str, Callable[[], Spans]] = {
-            "ours": partial(_ours, whole, rendered, template, markers),
+            "ours": partial(_ours, whole, rendered, around, markers),
             "prefixes": partial(_by_prefixes, case, border),
         }
         for method, find in methods.items():
@@ -253,8 +259,8 @@ def _border(template: Template, messages: list[Any], index: int, *, text: str) -
     return Border(length(index, prompt=True), length(index + 1, prompt=False))
 
 
-def _ours(whole: Conversation, rendered: Any, template: Template, markers: Markers) -> Spans:
-    turns = establish_turns(whole, rendered, surroundings=Surroundings(template), markers=markers)
+def _ours(whole: Conversation, rendered: Any, around: Surroundings, markers: Markers) -> Spans:
+    turns = establish(whole, rendered, None, surroundings=around, markers=markers)
     return {t.message: list(t.outputs) for t in turns if t.role == "assistant"}
 
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_TAIL = 4  # characters
 
 
 class Markers:
-    """The texts of a tokenizer's added tokens: *control* ones may stop a turn, none is ever cut."""
+    """The texts of a tokenizer's added tokens: *control* ones may stop a turn, none is ever cut.
 
-    def __init__(self, *, control: Iterable[str], added: Iterable[str], eos: str = "") -> None:
-        self.eos = eos
+    *told* are stop tokens that somebody names, for templates that write none at a turn's end.
+    """
+
+    def __init__(
+        self,
+        *,
+        control: Iterable[str],
+        added: Iterable[str],
+        eos: str = "",
+        told: Sequence[str] = (),
+    ) -> None:
+        self.eos, self.told = eos, told
         self._control, self._added = frozenset(control), tuple(added)
         self._lengths = sorted({len(token) for token in self._control}, reverse=True)
+        # By their last characters, longest first: DeepSeek-R1 has 802.
+        self._endings: dict[str, list[str]] = {}
+        for token in sorted(self._control, key=len, reverse=True):
+            self._endings.setdefault(token[-_TAIL:], []).append(token)
+        self._tails = sorted({len(tail) for tail in self._endings}, reverse=True)
         self._begun: dict[str, list[tuple[int, str]]] = {}
 
-    def ending(self, text: str) -> str:
-        """The longest control token that *text* ends with, or nothing; DeepSeek-R1 has 802."""
-        for length in self._lengths:
-            if text[-length:] in self._control:
-                return text[-length:]
+    def ending(self, text: str, start: int, end: int) -> str:
+        """The longest control token that ``text[start:end]`` ends with, or nothing."""
+        for length in self._tails:
+            for token in self._endings.get(text[end - length : end], ()):
+                if text.startswith(token, end - len(token)) and end - len(token) >= start:
+                    return token
         return ""
 
     def leading(self, text: str) -> str:
@@ -29,14 +47,9 @@ class Markers:
                 return text[: begun + length]
         return ""
 
-    def strip(self, text: str) -> tuple[int, str]:
-        """How many added tokens *text* holds, and the text without them."""
-        count = 0
-        for token in self._added:
-            if token in text:
-                count += text.count(token)
-                text = text.replace(token, "")
-        return count, text
+    def holds(self, text: str) -> bool:
+        """Whether *text* has an added token in it."""
+        return any(token in text for token in self._added)
 
     def whole(self, text: str, end: int) -> int:
         """*end*, or the start of the added token of *text* that *end* would cut in half."""

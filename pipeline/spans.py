@@ -25,3 +25,29 @@ def intersect(a: list[Span], b: list[Span]) -> list[Span]:
         else:
             j += 1
     return out
+
+
+def join(spans: list[Span], start: int, end: int) -> None:
+    """Appends a span, or lengthens the last one where they touch."""
+    if spans and spans[-1].end == start:
+        spans[-1] = Span(spans[-1].start, end)
+    else:
+        spans.append(Span(start, end))
+
+
+def subtract(a: list[Span], b: list[Span]) -> list[Span]:
+    """What of *a* lies in none of *b*, both sorted; *b* may overlap itself."""
+    out: list[Span] = []
+    j = 0
+    for start, end in a:
+        while j < len(b) and b[j].end <= start:
+            j += 1
+        position, k = start, j
+        while k < len(b) and b[k].start < end:
+            if position < b[k].start:
+                out.append(Span(position, b[k].start))
+            position = max(position, b[k].end)
+            k += 1
+        if position < end:
+            out.append(Span(position, end))
+    return out

@@ -1,37 +1,63 @@
 """What a template puts around a turn: the header that a prompt supplies, what closes the turn.
 
 Neither needs to know the template: render what precedes the turn once with the generation prompt
-and once without, and see what the prompt adds; render the talk up to the turn's end, and see what
-the template adds where the turn is last. Both repeat from turn to turn, so they are looked up by
-what they can depend on, and matched against the text every time.
+and once without, and see what the prompt adds; render a turn as the last one and with another
+after it, and see what differs. Both are asked in a talk that stands for the situation, looked up
+by it, and matched against the text every time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pipeline.conversation import Conversation
+from pipeline.environment import HookedEnvironment
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
+from pipeline.situation import (
+    CALL,
+    Frame,
+    Key,
+    Outline,
+    Setting,
+    Situation,
+    draw,
+    find_telling,
+    imagine,
+    outline,
+    plain,
+    reply,
+)
 from pipeline.template import Template
 
-_PROBE = "?"
-_TAIL = 32  # characters: enough to see that two renders end a message alike
+_MANY = 10_000  # situations that are kept
+_OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
+_START = 200  # characters of another message's text that tell how it starts
 
 
 class Header(NamedTuple):
-    """A text that may precede what the assistant generates, and the method that found it."""
+    """A text that may precede what the assistant generates, and the method that found it.
+
+    ``opened``: it ends inside a think block.
+    """
 
     text: str
     found: str
+    opened: bool
 
 
 class Prompt(NamedTuple):
-    """``headers`` are candidates, best first; ``asked``: the prompt adds text of its own."""
+    """``headers`` are candidates, best first; ``asked``: the prompt adds words of its own.
+
+    ``others`` are how the texts of other roles start: what they have too names no speaker.
+    """
 
     headers: list[Header]
     asked: bool
+    others: list[str]
 
 
 class Closing(NamedTuple):
@@ -45,51 +71,77 @@ class Closing(NamedTuple):
     stop: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """What renders have told of the situations of one frame, by `Setting.key` and more."""
+
+    prompts: dict[Key, Prompt] = field(default_factory=dict)
+    closings: dict[tuple[Key, bool, bool, str], Closing] = field(default_factory=dict)
+    rewriting: dict[tuple[Key, Outline, str, bool], bool] = field(default_factory=dict)
+
+
 @dataclass
 class Surroundings:
-    """Headers and closings, by what they can depend on.
-
-    One instance serves one batch: they are rendered from the first conversation that needs them,
-    so a cache that outlived the batch could make the shards depend on the order of work.
-    """
+    """Headers and closings of one template, each a function of the situation alone."""
 
     template: Template
-    prompts: dict[tuple[Any, ...], Prompt] = field(default_factory=dict)
-    closings: dict[tuple[Any, ...], Closing] = field(default_factory=dict)
+    frames: dict[Frame, _Learnt] = field(default_factory=dict)
 
-    def before(self, conversation: Conversation, index: int) -> Prompt:
-        """What the generation prompt supplies before message *index*."""
-        key = _dependencies(conversation, index)
-        found = self.prompts.get(key)
+    @cached_property
+    def telling(self) -> tuple[str, ...]:
+        """Words that change the prompt where a message holds them."""
+        tree = HookedEnvironment(self.template.today).parse(self.template.source)
+        return find_telling(tree, self._added)
+
+    def _added(self, talk: Conversation) -> str:
+        try:
+            return self._supplied(talk, found="prompt").headers[0].text
+        except (RecordError, IndexError):
+            return ""
+
+    def setting(self, conversation: Conversation) -> Setting:
+        """The conversation, ready to be asked about its messages."""
+        if len(self.frames) > _MANY:  # a record's own kwargs make a frame of their own
+            self.frames.clear()
+        return Setting(conversation, self.telling)
+
+    def _learnt(self, setting: Setting) -> _Learnt:
+        learnt = self.frames.get(setting.frame)
+        if learnt is None:
+            learnt = self.frames[setting.frame] = _Learnt()
+        return learnt
+
+    def before(self, setting: Setting, index: int) -> Prompt:
+        """What the generation prompt supplies in the situation before message *index*."""
+        prompts, key = self._learnt(setting).prompts, setting.key(index)
+        found = prompts.get(key)
         if found is None:
-            found = self.prompts[key] = self._look_up(conversation, index)
+            found = prompts[key] = self._look_up(setting.situation(index), setting.conversation)
         return found
 
-    def after(
-        self, conversation: Conversation, index: int, written: str, markers: Markers
-    ) -> Closing:
-        """How the template closes message *index*, whose last range is *written*."""
-        messages = conversation.messages
-        following = messages[index + 1]["role"] if index + 1 < len(messages) else None
-        key = (*_dependencies(conversation, index + 1), following)
-        found = self.closings.get(key)
-        if found is None:
-            found = self.closings[key] = self._close(conversation, index, written, markers)
-        return found
+    def after_a_question(self, setting: Setting) -> Prompt:
+        """What it supplies after a plain question: some templates prompt nowhere else."""
+        asked = replace(setting.conversation, messages=[{"role": "user", "content": "?"}])
+        return self.before(Setting(asked, self.telling), 1)
 
-    def _look_up(self, conversation: Conversation, index: int) -> Prompt:
+    def exactly_before(self, conversation: Conversation, index: int) -> Prompt:
+        """The same in the conversation itself, at the price of two renders."""
         try:
             return self._supplied(_until(conversation, index), found="prompt")
         except RecordError:
-            # Many templates refuse an empty conversation, or one that ends with the assistant.
-            asked = Conversation(
-                [{"role": "user", "content": _PROBE}], conversation.tools, conversation.kwargs
-            )
+            return Prompt([], asked=True, others=[])
+
+    def _look_up(self, situation: Situation, conversation: Conversation) -> Prompt:
         try:
-            return self._supplied(asked, found="probe")
+            return self._supplied(imagine(situation, conversation.kwargs), found="prompt")
+        except RecordError:
+            # Many templates refuse an empty conversation, or one that ends with the assistant.
+            pass
+        try:
+            return self._supplied(imagine(plain(situation), conversation.kwargs), found="probe")
         except RecordError:
             # Not knowing the prompt is not the same as there being none.
-            return Prompt([], asked=True)
+            return Prompt([], asked=True, others=[])
 
     def _supplied(self, preceding: Conversation, *, found: str) -> Prompt:
         on = self.template.render(preceding, prompt=True)
@@ -100,55 +152,133 @@ class Surroundings:
         # A separator that a message writes itself when another follows comes with the prompt when
         # none does: the same header without its leading white space.
         texts += [text.lstrip() for text in texts]
-        headers = [Header(text, found) for text in dict.fromkeys(texts) if text]
-        return Prompt(headers, asked=bool(added))
+        headers = [
+            Header(text, found, bool(_OPEN_THINK.search(text)))
+            for text in dict.fromkeys(texts)
+            if text.strip()
+        ]
+        others = [
+            off.text[ranges[0].start : ranges[-1].end][:_START].lstrip()
+            for message, ranges in zip(preceding.messages, off.owned, strict=True)
+            if ranges and message["role"] != "assistant"
+        ]
+        return Prompt(headers, asked=bool(added.strip()), others=others)
+
+    def after(self, setting: Setting, index: int, markers: Markers) -> Closing:
+        """How the template closes message *index*, an assistant's, in its situation."""
+        messages, closings = setting.messages, self._learnt(setting).closings
+        message = messages[index]
+        following = messages[index + 1]["role"] if index + 1 < len(messages) else ""
+        shape = bool(message.get("content")), bool(message.get("tool_calls")), following
+        key = (setting.key(index), *shape)
+        found = closings.get(key)
+        if found is None:
+            kwargs = setting.conversation.kwargs
+            found = closings[key] = self._close(
+                setting.situation(index), *shape, kwargs=kwargs, markers=markers
+            )
+        return found
 
     def _close(
-        self, conversation: Conversation, index: int, written: str, markers: Markers
+        self,
+        situation: Situation,
+        speaks: bool,
+        calls: bool,
+        following: str,
+        *,
+        kwargs: dict[str, Any],
+        markers: Markers,
     ) -> Closing:
-        last = _until(conversation, index + 1)
-        try:
-            off = self.template.render(last, prompt=False)
-            on = self.template.render(last, prompt=True)
-        except RecordError:
-            return Closing("", "")
-        if not off.owned[index]:
-            return Closing("", "")
-        start, end = off.owned[index][-1]
-        alone, trailer = off.text[start:end], off.text[end:]
-        # A template that always prompts writes its prompt here: that is no stop.
-        prompts = on.text[on.owned[index][-1].end :].startswith(trailer) and on.text == off.text
-        stop = "" if prompts else markers.leading(trailer)
-        return Closing(_separator(written, alone), stop)
+        said: dict[str, Any] = {"role": "assistant", "content": "A" if speaks else ""}
+        if calls:
+            said["tool_calls"] = [CALL]
+        for known in (situation, plain(situation)):
+            preceding = imagine(known, kwargs)
+            index = len(preceding.messages)
+            talk = replace(preceding, messages=[*preceding.messages, said])
+            try:
+                off = self.template.render(talk, prompt=False)
+                on = self.template.render(talk, prompt=True)
+                follows = [reply(following)] if following else []
+                further = replace(talk, messages=[*talk.messages, *follows])
+                more = self.template.render(further, prompt=False)
+            except RecordError:
+                continue
+            if not off.owned[index]:  # printed after the loop
+                off, more = self.template.trace(talk), self.template.trace(further)
+            if not off.owned[index] or not more.owned[index]:
+                break
+            start, end = off.owned[index][-1]
+            alone, trailer = off.text[start:end], off.text[end:]
+            # A template that always prompts writes its prompt here: that is no stop.
+            stop = "" if on.text == off.text else markers.leading(trailer)
+            start, end = more.owned[index][-1]
+            return Closing(_separator(more.text[start:end], alone), stop)
+        return Closing("", "")
+
+    def rewrites(self, setting: Setting, index: int) -> bool:
+        """Whether the template writes message *index* otherwise once others follow it.
+
+        Thinking is often stripped from history, so what the model was given to generate is not
+        what it is shown later. Asked of a message of the same shape in the same situation.
+        """
+        messages = setting.messages
+        if index + 1 >= len(messages):
+            return False
+        asked = setting.asked > index  # a user speaks later
+        shape, following = outline(messages[index]), messages[index + 1]["role"]
+        rewriting, key = (
+            self._learnt(setting).rewriting,
+            (setting.key(index), shape, following, asked),
+        )
+        found = rewriting.get(key)
+        if found is None:
+            known, kwargs = setting.situation(index), setting.conversation.kwargs
+            found = rewriting[key] = self._rewrites(known, shape, following, asked, kwargs=kwargs)
+        return found
+
+    def _rewrites(
+        self,
+        situation: Situation,
+        shape: Outline,
+        following: str,
+        asked: bool,
+        *,
+        kwargs: dict[str, Any],
+    ) -> bool:
+        for known in (situation, plain(situation)):
+            preceding = imagine(known, kwargs)
+            index = len(preceding.messages)
+            talk = [*preceding.messages, draw(shape)]
+            more = [*talk, reply(following)]
+            if asked and following != "user":
+                if following != "assistant":
+                    more.append({"role": "assistant", "content": "C"})
+                more.append(reply("user"))
+            try:
+                alone = self._written(replace(preceding, messages=talk), index)
+                history = self._written(replace(preceding, messages=more), index)
+            except RecordError:
+                continue
+            return not history.startswith(alone.rstrip())
+        return False
+
+    def _written(self, talk: Conversation, index: int) -> str:
+        rendered = self.template.render(talk)
+        return "".join(rendered.text[a:b] for a, b in rendered.owned[index])
 
 
 def _separator(written: str, alone: str) -> str:
     """White space at the end of *written* that *alone*, the same turn as the last one, has not."""
     a, b = written.rstrip(), alone.rstrip()
-    alike = min(len(a), len(b), _TAIL)
-    if a[len(a) - alike :] != b[len(b) - alike :]:
+    if a != b:
         return ""
     white, kept = written[len(a) :], alone[len(b) :]
     return white[len(kept) :] if white.startswith(kept) else ""
 
 
 def _until(conversation: Conversation, count: int) -> Conversation:
-    return Conversation(conversation.messages[:count], conversation.tools, conversation.kwargs)
-
-
-def _dependencies(conversation: Conversation, index: int) -> tuple[Any, ...]:
-    """What a header can depend on: the message before, the system text, tools and kwargs."""
-    messages = conversation.messages
-    first = messages[0]
-    system = first.get("content") if first["role"] in ("system", "developer") else None
-    before = messages[index - 1] if index else {}
-    return (
-        before.get("role"),
-        bool(before.get("tool_calls")),
-        system if isinstance(system, str) else repr(system),
-        repr(conversation.tools) if conversation.tools else None,
-        repr(conversation.kwargs) if conversation.kwargs else None,
-    )
+    return replace(conversation, messages=conversation.messages[:count])
 
 
 def common_length(a: str, b: str) -> int:

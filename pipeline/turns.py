@@ -6,21 +6,20 @@ generates the rest of the turn up to and including its *stop token*.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
-from pipeline.spans import Span, intersect
-from pipeline.surroundings import Header, Surroundings, common_length
+from pipeline.situation import Setting
+from pipeline.spans import Span, intersect, join
+from pipeline.starts import find_start, guess_start, lacks
+from pipeline.surroundings import Surroundings
 from pipeline.template import Rendered
 
-FOUND = ("tags", "prompt", "common", "probe", "unprompted")
-_SPOKEN = ("content", "tool_calls", "reasoning_content", "reasoning", "thinking")
-_OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
-_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_SPOKEN = ("content", "tool_calls", *_REASONING)
 
 
 class Turn(NamedTuple):
@@ -28,7 +27,9 @@ class Turn(NamedTuple):
 
     ``outputs`` are the trainable ranges (empty unless the assistant speaks); ``stop`` is where the
     stop token starts, -1 where the turn has none; ``found`` says how the first output's start was
-    established, one of ``FOUND``; ``opened`` whether the header ends inside a think block.
+    established: ``tags``, ``prompt``, ``common``, ``probe``, ``content``, ``unprompted``, or
+    ``unsure``; ``opened`` whether the header ends inside a think block; ``called`` is where tool
+    calls begin, -1 where there are none.
     """
 
     message: int
@@ -38,6 +39,7 @@ class Turn(NamedTuple):
     stop: int
     found: str
     opened: bool
+    called: int = -1
 
 
 def establish_turns(
@@ -46,31 +48,42 @@ def establish_turns(
     *,
     surroundings: Surroundings,
     markers: Markers,
+    quoted: Collection[int] = (),
+    supervised: Collection[int] | None = None,
+    sure: bool = True,
 ) -> list[Turn]:
     """One turn for each message that wrote text, in the messages' order.
 
-    Raises RecordError(``render``, ``turn_unestablished``) where an assistant message's output
-    cannot be told from the rest: a wrong range is worse than a reject.
+    *quoted* are where control tokens start that the data spells out: they stop no turn. Only
+    *supervised* messages (all, where None) get outputs. A traced render tells more than a hooked
+    one. Raises RecordError(``render``, ``turn_unestablished``) where a supervised message's output
+    cannot be told from the rest: a wrong range is worse than a reject; unless not *sure* will do.
     """
     turns: list[Turn] = []
-    around = _Around(conversation, rendered.text, surroundings, markers)
+    setting = surroundings.setting(conversation)
+    around = _Around(
+        rendered.text, setting, rendered, surroundings, markers, frozenset(quoted), sure
+    )
     taken = 0  # a stop token that the template writes as the next message's first belongs before
     for index, message in enumerate(conversation.messages):
         role, ranges = message["role"], rendered.owned[index]
         if ranges and ranges[0].start < taken:
             ranges = [Span(max(s.start, taken), s.end) for s in ranges if s.end > taken]
-        if role != "assistant":
-            if ranges:
-                turns.append(Turn(index, role, ranges, [], -1, "", False))
-            continue
+        speaks = role == "assistant" and (supervised is None or index in supervised)
         if not ranges:
-            if any(message.get(key) for key in _SPOKEN):
+            spoke = speaks and any(message.get(key) for key in _SPOKEN)
+            if spoke and sure and not (rendered.marks and lacks(rendered, index)):
                 raise _unestablished(index, "none of the rendered text is its own")
+            continue
+        if not speaks:
+            turns.append(Turn(index, role, ranges, [], -1, "", False))
             continue
         if rendered.generated is not None:
             turn = around.tagged(index, ranges, rendered.generated)
         else:
-            turn = around.stopped(around.prompted(index, ranges))
+            turn = around.plainly(index, ranges) or around.prompted(index, ranges)
+        if index in rendered.called:
+            turn = around.calling(turn, rendered.called[index])
         taken = turn.ranges[-1].end
         turns.append(turn)
     return turns
@@ -88,102 +101,114 @@ def _unestablished(index: int, fact: str) -> RecordError:
 class _Around(NamedTuple):
     """A rendered conversation and all that tells where its outputs start and end."""
 
-    conversation: Conversation
     text: str
+    setting: Setting
+    rendered: Rendered
     surroundings: Surroundings
     markers: Markers
+    quoted: frozenset[int]
+    sure: bool
+
+    def plainly(self, index: int, ranges: list[Span]) -> Turn | None:
+        """The common case, at half the price: one range, with a header and a stop token."""
+        if len(ranges) > 1:
+            return None
+        text, (start, end) = self.text, ranges[0]
+        for header in self.surroundings.before(self.setting, index).headers:
+            if text.startswith(header.text, start, end):
+                start += len(header.text)
+                break
+        else:
+            return None
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        stop = self._stop(start, end)
+        if stop < 0:
+            return None
+        outputs = [Span(start, end)]
+        return Turn(index, "assistant", ranges, outputs, stop, header.found, header.opened)
 
     def tagged(self, index: int, ranges: list[Span], generated: list[Span]) -> Turn:
         """Tags are the author's own word on what is generated: kept to the character."""
-        outputs = intersect(ranges, generated)
+        outputs: list[Span] = []
+        for start, end in intersect(ranges, generated):
+            join(outputs, start, end)
         stop = -1
         if outputs:
-            spoken = self.text[outputs[-1].start : outputs[-1].end].rstrip()
-            token = self.markers.ending(spoken)
-            stop = outputs[-1].start + len(spoken) - len(token) if token else -1
+            start = outputs[-1].start
+            length = len(self.text[start : outputs[-1].end].rstrip())
+            stop = self._stop(start, start + length)
         return Turn(index, "assistant", ranges, outputs, stop, "tags", False)
 
-    def prompted(self, index: int, ranges: list[Span]) -> Turn:
-        """The output starts where the header ends; without any prompt, where the message starts."""
-        (start, end), text = ranges[0], self.text
-        prompt = self.surroundings.before(self.conversation, index)
-        length, found, supplied = 0, "unprompted", ""
-        # A separator that the message writes before its header is the template's as well.
-        inset = end - start - len(text[start:end].lstrip())
-        for header in prompt.headers:
-            at = start if text.startswith(header.text, start, end) else start + inset
-            if text.startswith(header.text, at, end):
-                length, found = at - start + len(header.text), header.found
-                supplied = header.text
-                break
-        else:
-            if prompt.asked:
-                length, supplied = _shared(text[start:end], prompt.headers, self.markers)
-                found = "common"
-                if not length:
-                    raise _unestablished(index, _unlike(prompt.headers))
-        if supplied and any(text.startswith(supplied, s.start, s.end) for s in ranges[1:]):
-            raise _unestablished(index, "the template prints it more than once")
-        outputs = [Span(start + length, end), *ranges[1:]]
-        opened = bool(_OPEN_THINK.search(supplied))
-        return Turn(
-            index, "assistant", ranges, [s for s in outputs if s.start < s.end], -1, found, opened
-        )
+    def _stop(self, start: int, end: int) -> int:
+        """Where the control token that ends ``text[start:end]`` starts, -1 where none does."""
+        token = self.markers.ending(self.text, start, end)
+        at = end - len(token)
+        return at if token and at not in self.quoted else -1
 
-    def stopped(self, turn: Turn) -> Turn:
-        """The output ends with its stop token; white space that follows it is left out."""
+    def calling(self, turn: Turn, called: Span) -> Turn:
+        """Tool calls begin where the content that the message has before them ends."""
         if not turn.outputs:
             return turn
+        message = self.setting.messages[turn.message]
+        content = message.get("content")
+        said = content.strip() if isinstance(content, str) else ""
+        start = turn.outputs[0].start
+        if said:
+            at = self.text.rfind(said, start, called.start)
+            start = at + len(said) if at >= 0 else called.start
+        elif any(message.get(key) for key in _REASONING):
+            start = called.start
+        white = self.text[start : called.start]
+        return turn._replace(called=start + len(white) - len(white.lstrip()))
+
+    def prompted(self, index: int, ranges: list[Span]) -> Turn:
+        """The output starts where the header ends, and ends with its stop token."""
+        first = ranges[0]
+        start = find_start(
+            index,
+            first,
+            setting=self.setting,
+            rendered=self.rendered,
+            surroundings=self.surroundings,
+            markers=self.markers,
+        )
+        if isinstance(start, str):
+            if self.sure:
+                raise _unestablished(index, start)
+            start = guess_start(index, first, self.rendered)
+        text, supplied = self.text, start.supplied.lstrip()
+        if supplied and any(text.startswith(supplied, s.start, s.end) for s in ranges[1:]):
+            raise _unestablished(index, "the template prints it more than once")
+        outputs = [Span(start.at, first.end), *ranges[1:]] if start.at < first.end else ranges[1:]
+        found, opened = start.found, start.opened
+        if not outputs:
+            return Turn(index, "assistant", ranges, [], -1, found, opened)
+        last = outputs[-1].start
+        end = outputs[-1].end
+        while end > last and text[end - 1].isspace():
+            end -= 1
+        stop = self._stop(last, end)
+        if stop < 0:
+            return self._closed(Turn(index, "assistant", ranges, outputs, -1, found, opened))
+        outputs[-1] = Span(last, end)
+        return Turn(index, "assistant", ranges, outputs, stop, found, opened)
+
+    def _closed(self, turn: Turn) -> Turn:
+        """A turn without a stop token of its own: one may follow it, a separator is left out."""
         text, markers = self.text, self.markers
         *before, (start, end) = turn.outputs
-        length = len(text[start:end].rstrip())
-        token = markers.ending(text[start : start + length])
-        if token:
-            stop = start + length - len(token)
-            return turn._replace(outputs=[*before, Span(start, start + length)], stop=stop)
-        closing = self.surroundings.after(self.conversation, turn.message, text[start:end], markers)
+        closing = self.surroundings.after(self.setting, turn.message, markers)
         if closing.separator and text.endswith(closing.separator, start, end):
             end -= len(closing.separator)
-        for follows in (closing.stop, markers.eos):
+        for follows in (closing.stop, markers.eos, *markers.told):
             if follows and text.startswith(follows, end):
                 # A template may write it after its loop, or before the next message.
                 after = end + len(follows)
                 ranges = [*turn.ranges[:-1], Span(turn.ranges[-1].start, after)]
-                stop = after - len(markers.ending(follows))
-                return turn._replace(
-                    ranges=ranges, outputs=[*before, Span(start, after)], stop=stop
-                )
+                stop = after - len(markers.ending(follows, 0, len(follows)) or follows)
+                outputs = [*before, Span(start, after)]
+                return turn._replace(ranges=ranges, outputs=outputs, stop=stop)
+        if not text[start:end].strip():  # only a separator, after nothing
+            return turn._replace(outputs=before)
         return turn._replace(outputs=[*before, Span(start, end)])
-
-
-def _unlike(headers: Sequence[Header]) -> str:
-    if not headers:
-        return "the template refuses to say how it prompts for it"
-    return f"its text does not start as a generation prompt ({headers[0].text!r})"
-
-
-def _shared(text: str, candidates: Sequence[Header], markers: Markers) -> tuple[int, str]:
-    """The longest start that the turn shares with a header, cut back to whole added tokens.
-
-    A prompt may open a think block that the turn does not have (DeepSeek-R1 prefills ``<think>``
-    and strips it from history): the shared part ends before it, also where the turn's own text
-    begins with the same ``<``. What is shared must name the speaker: all of the header before the
-    block, or a whole word of it, or two control tokens. A turn that has only ``<|im_start|>`` in
-    common with it may begin with another's text.
-    """
-    best, supplied = 0, ""
-    for header in candidates:
-        opening = _THINK.search(header.text)
-        length = common_length(text, header.text[: opening.start()] if opening else header.text)
-        length = min(markers.whole(text, length), markers.whole(header.text, length))
-        stem = header.text[: opening.start()] if opening else header.text
-        if length > best and _names_speaker(text[:length], stem, markers):
-            best, supplied = length, text[:length]
-    return best, supplied
-
-
-def _names_speaker(shared: str, stem: str, markers: Markers) -> bool:
-    if shared.rstrip() == stem.rstrip():
-        return bool(stem.strip())
-    tokens, rest = markers.strip(shared)
-    return tokens > 1 or (not shared[-1:].isalnum() and any(map(str.isalpha, rest)))

@@ -1,0 +1,233 @@
+"""What a generation prompt may depend on, and a small talk that stands for all that share it.
+
+A header is asked for in a made-up talk, not in the conversation at hand: it is then a function of
+the situation alone, the same whatever else is in the batch, and one render serves a whole build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from jinja2 import nodes
+
+from pipeline.conversation import Conversation
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_LONGEST = 64  # characters of a constant that a template may look for in a message
+CALL = {
+    "type": "function",
+    "id": "123456789",
+    "function": {"name": "look", "arguments": {"at": "?"}},
+}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "?",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+    },
+}
+
+
+class Heard(NamedTuple):
+    """The telling words that a message holds; ``all`` where it is nothing but one of them."""
+
+    words: tuple[str, ...] = ()
+    all: bool = False
+
+
+_NOTHING = Heard()
+_SILENCE = (_NOTHING, _NOTHING, _NOTHING)
+
+
+class Situation(NamedTuple):
+    """What precedes a message, as far as templates look at it.
+
+    ``before`` is the role of the message right before (empty at the start), ``called`` whether it
+    calls tools; ``opening`` the role of a system message at the front; ``spoken`` whether the
+    assistant spoke before that; the words are those of the template's own constants that change
+    its prompt (``/no_think``) where a message holds them.
+    """
+
+    before: str
+    called: bool
+    opening: str
+    spoken: bool
+    tools: bool
+    kwargs: str
+    opening_words: Heard = _NOTHING
+    earlier_words: Heard = _NOTHING
+    words: Heard = _NOTHING
+
+
+Frame: TypeAlias = tuple[str, bool, str]
+Key: TypeAlias = tuple[Any, ...]
+
+
+class Setting:
+    """A conversation, for the situations of its messages; *telling* are the words to look for.
+
+    ``frame`` is what all its situations share.
+    """
+
+    __slots__ = ("asked", "conversation", "frame", "messages", "spoken", "telling")
+
+    def __init__(self, conversation: Conversation, telling: Sequence[str]) -> None:
+        self.conversation, self.telling = conversation, telling
+        self.messages = messages = conversation.messages
+        first = messages[0]["role"]
+        self.frame: Frame = (
+            first if first in ("system", "developer") else "",
+            bool(conversation.tools),
+            repr(conversation.kwargs) if conversation.kwargs else "",
+        )
+        speakers = (i for i, message in enumerate(messages) if message["role"] == "assistant")
+        self.spoken = next(speakers, len(messages))  # the first message of the assistant
+        users = (i for i in range(len(messages) - 1, -1, -1) if messages[i]["role"] == "user")
+        self.asked = next(users, -1)  # the last message of a user
+
+    def before(self, index: int) -> tuple[str, bool, bool]:
+        """What a situation says beyond the frame, but for words."""
+        if not index:
+            return "", False, False
+        message = self.messages[index - 1]
+        return message["role"], bool(message.get("tool_calls")), self.spoken < index - 1
+
+    def key(self, index: int) -> Key:
+        """The situation before message *index*, but for the frame, as something to look up by."""
+        before = self.before(index)
+        return (*before, *_overhear(self, index)) if self.telling and index else before
+
+    def situation(self, index: int) -> Situation:
+        """The situation before message *index*."""
+        opening, tools, kwargs = self.frame
+        role, called, spoken = self.before(index)
+        if not index:
+            opening = ""
+        heard = _overhear(self, index) if self.telling and index else _SILENCE
+        return Situation(role, called, opening, spoken, tools, kwargs, *heard)
+
+
+def _overhear(setting: Setting, index: int) -> tuple[Heard, Heard, Heard]:
+    contents = [str(message.get("content") or "") for message in setting.messages[:index]]
+    opening = bool(setting.frame[0])
+    return (
+        _hear(setting.telling, contents[0]) if opening else _NOTHING,
+        _hear(setting.telling, "\n".join(contents[1 if opening else 0 : -1])),
+        _hear(setting.telling, contents[-1]),
+    )
+
+
+def _hear(telling: Sequence[str], text: str) -> Heard:
+    if text in telling:
+        return Heard((text,), True)
+    return Heard(tuple(word for word in telling if word in text))
+
+
+def imagine(situation: Situation, kwargs: dict[str, Any]) -> Conversation:
+    """A talk in that *situation*; *kwargs* are what its ``kwargs`` stands for."""
+    messages: list[dict[str, Any]] = []
+    before = situation.before
+    if situation.opening and (before != situation.opening or situation.spoken):
+        messages.append(_say(situation.opening, situation.opening_words))
+    if situation.spoken or before == "assistant":
+        messages.append(_say("user", situation.earlier_words))
+    if situation.spoken and before != "tool":
+        messages.append({"role": "assistant", "content": "A"})
+    if before == "tool":
+        if not situation.spoken:
+            messages.append(_say("user", situation.earlier_words))
+        messages.append({"role": "assistant", "content": "", "tool_calls": [CALL]})
+    if before == "assistant":
+        if situation.spoken:
+            messages.append(_say("user", _NOTHING))
+        called = {"tool_calls": [CALL]} if situation.called else {}
+        messages.append({**_say("assistant", situation.words), **called})
+    elif before == "tool":
+        named = {"name": "look", "tool_call_id": CALL["id"]}
+        messages.append({**_say("tool", situation.words), **named})
+    elif before:
+        messages.append(_say(before, situation.words))
+    return Conversation(messages, [_TOOL] if situation.tools else None, kwargs)
+
+
+class Outline(NamedTuple):
+    """What an assistant's message has, whatever it says."""
+
+    speaks: bool
+    thinks: bool
+    reasons: bool
+    calls: bool
+
+
+def outline(message: Mapping[str, Any]) -> Outline:
+    """The shape of a message, for `draw`."""
+    content = message.get("content") or ""
+    return Outline(
+        bool(content),
+        "</think>" in content,
+        any(message.get(key) for key in _REASONING),
+        bool(message.get("tool_calls")),
+    )
+
+
+def draw(shape: Outline) -> dict[str, Any]:
+    """A small message of that *shape*."""
+    said = "<think>\nR\n</think>\n\nA" if shape.thinks else "A" if shape.speaks else ""
+    message: dict[str, Any] = {"role": "assistant", "content": said}
+    if shape.reasons:
+        message["reasoning_content"] = "R"
+    if shape.calls:
+        message["tool_calls"] = [CALL]
+    return message
+
+
+def plain(situation: Situation) -> Situation:
+    """After a question and nothing else: what every template can answer."""
+    return situation._replace(before="user", called=False, opening="", spoken=False)
+
+
+def reply(role: str) -> dict[str, Any]:
+    """What may follow an assistant's message."""
+    named = {"name": "look", "tool_call_id": CALL["id"]} if role == "tool" else {}
+    return {"role": role, "content": "B", **named}
+
+
+def _say(role: str, heard: Heard) -> dict[str, Any]:
+    said = " ".join(heard.words)
+    # First and last as well: a template may ask what a message starts or ends with.
+    content = said if heard.all else f"{said} ? {said}" if said else "?"
+    return {"role": role, "content": content}
+
+
+def find_telling(tree: nodes.Template, prompt: Callable[[Conversation], str]) -> tuple[str, ...]:
+    """The template's own words that change its prompt where a message has them.
+
+    A prompt that depends on what people say (SmolLM3's on ``/no_think``) must look for something,
+    and what it looks for stands in its source. *prompt* tells what a talk is prompted with.
+    """
+    bare = [Situation("user", False, opening, False, False, "") for opening in ("", "system")]
+    expected = [prompt(imagine(s, {})) for s in bare]
+    telling = []
+    for word in _constants(tree):
+        for heard in (Heard((word,)), Heard((word,), True)):
+            said = [s._replace(words=heard) for s in bare]
+            said += [s._replace(opening_words=heard) for s in bare if s.opening]
+            found = [prompt(imagine(s, {})) for s in said]
+            if found != [*expected, expected[1]]:
+                telling.append(word)
+                break
+    return tuple(telling)
+
+
+def _constants(tree: nodes.Template) -> list[str]:
+    """Strings that are compared, or given to a method, a test or a filter."""
+    kinds = (nodes.Compare, nodes.Call, nodes.Test, nodes.Filter)
+    found = {
+        constant.value
+        for node in tree.find_all(kinds)
+        for constant in node.find_all(nodes.Const)
+        if isinstance(constant.value, str) and 1 < len(constant.value.strip()) <= _LONGEST
+    }
+    return sorted(found)
