@@ -7,48 +7,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from pipeline.conversation import Conversation
 from pipeline.errors import InputError, RecordError
-from pipeline.markers import Markers
+from pipeline.policy import Policy
+from pipeline.preparation import Preparation, Prepared
 from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
-from pipeline.rules import Claim, RuleSet
+from pipeline.rules import RuleSet
+from pipeline.scales import cut_regions
 from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA, SPAN_TYPE
 from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
-from pipeline.surroundings import Surroundings
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
-from pipeline.turns import Turn, establish_turns
+from pipeline.tokens.encoded import select_rows
 from pipeline.weights import IGNORED, CharacterSpans, Weighed, weigh
-
-_WEIGHT_KEYS = {"weight", "loss", "loss_scale", "train"}  # what data calls a message's own weight
 
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
 
 Counts: TypeAlias = "Counter[str]"
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A record as text: rendered, its turns established, its rules' claims found.
-
-    ``unrendered`` are the roles of messages whose text the template left out.
-    """
-
-    record: Record
-    text: str
-    turns: list[Turn]
-    claims: list[Claim]
-    unrendered: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +55,19 @@ class Encoder:
         *,
         tool_template: Template | None = None,
         schema: str = "auto",
+        policy: Policy | None = None,
     ) -> None:
         """*tool_template*, where a tokenizer has one, renders the conversations that have tools."""
         self.tokenizer, self.template, self.rules, self.schema = tokenizer, template, rules, schema
+        self.policy = policy or Policy()
         self.tool_template = tool_template or template
-        self.markers = Markers(
-            control=tokenizer.control_tokens,
-            added=tokenizer.added_tokens,
-            eos=str(template.variables.get("eos_token") or ""),
-        )
+        self._preparations: dict[Template, Preparation] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what renders have taught so far: `datasets.map` knows a function by its pickle.
+        tools = None if self.tool_template is self.template else self.tool_template
+        parts = (self.tokenizer, self.template, self.rules, tools, self.schema, self.policy)
+        return _rebuild, parts
 
     def __call__(self, conversations: Iterable[Any] | pa.RecordBatch | pa.Table) -> Any:
         """Rows for values in memory: a Table for a Table, else a RecordBatch.
@@ -107,10 +95,11 @@ class Encoder:
         return encoded.rows
 
     def encode(self, records: Sequence[Record]) -> EncodedBatch:
-        """Every record becomes a row or a reject, once."""
+        """Every record becomes its rows or a reject, once."""
         prepared, rejects = self.prepare(records)
         prepared, encoded, failed = self._encode_texts(prepared)
         rejects += failed
+        prepared, encoded = self.rescale(prepared, encoded)
         weighed = self.weigh(prepared, encoded)
         rows, untrained, counts = self.tabulate(prepared, encoded, weighed)
         rejects += untrained
@@ -125,38 +114,62 @@ class Encoder:
         """All that happens to text before tokens; bad records come back as rejects."""
         prepared: list[Prepared] = []
         rejects: list[Reject] = []
-        surroundings = {t: Surroundings(t) for t in (self.template, self.tool_template)}
         for record in records:
             try:
-                prepared.append(self._prepare(record, surroundings))
+                prepared += self._prepare(record)
             except RecordError as error:
                 rejects.append(reject(record, error))
             except RecursionError:
                 rejects.append(reject(record, _TOO_DEEP))
         return prepared, rejects
 
-    def _prepare(self, record: Record, surroundings: dict[Template, Surroundings]) -> Prepared:
+    def _prepare(self, record: Record) -> list[Prepared]:
         conversation = read_conversation(decode(record), schema=self.schema)
-        _refuse_weights(conversation)
         template = self.tool_template if conversation.tools else self.template
-        rendered = template.render(conversation)
-        turns = establish_turns(
-            conversation, rendered, surroundings=surroundings[template], markers=self.markers
-        )
-        text = rendered.text
-        claims = [c for turn in turns if turn.outputs for c in self.rules.claims(turn, text)]
-        return Prepared(record, text, turns, claims, _unrendered(conversation, turns, text))
+        return list(self.preparation(template).prepare(record, conversation))
+
+    def preparation(self, template: Template) -> Preparation:
+        """What prepares the conversations that *template* renders."""
+        found = self._preparations.get(template)
+        if found is None:
+            found = Preparation(template, self.tokenizer, self.rules, self.policy)
+            self._preparations[template] = found
+        return found
 
     def _encode_texts(
         self, prepared: list[Prepared]
     ) -> tuple[list[Prepared], Encoded, list[Reject]]:
-        """Ids of all texts; those that no engine can encode come back as rejects."""
+        """Ids of all texts; a record one of whose texts no engine can encode becomes a reject."""
         try:
-            return prepared, self.tokenizer.encode([p.text for p in prepared]), []
+            return prepared, self.encode_texts(prepared), []
         except EncodeFailure as failure:
-            rejects = [reject(prepared[row].record, e) for row, e in failure.rows.items()]
-            able = [p for row, p in enumerate(prepared) if row not in failure.rows]
-        return able, self.tokenizer.encode([p.text for p in able]), rejects
+            bad = {_key(prepared[row]): (row, error) for row, error in failure.rows.items()}
+            able = [p for p in prepared if _key(p) not in bad]
+            rejects = [reject(prepared[row].record, error) for row, error in bad.values()]
+            return able, self.encode_texts(able), rejects
+
+    def encode_texts(self, prepared: Sequence[Prepared]) -> Encoded:
+        """Ids of the rows' texts; control tokens that the data spells out are text."""
+        quoted = {row: p.quoted for row, p in enumerate(prepared) if p.quoted}
+        return self.tokenizer.encode([p.text for p in prepared], quoted=quoted)
+
+    def rescale(self, prepared: list[Prepared], encoded: Encoded) -> tuple[list[Prepared], Encoded]:
+        """Fanned-out rows, divided so that a conversation weighs what it does rendered whole."""
+        if not any(p.whole for p in prepared):
+            return prepared, encoded
+        weights = _sums(self.weigh(prepared, encoded).loss_scale, encoded.firsts).tolist()
+        whole: Counter[tuple[str, int]] = Counter()
+        fanned: Counter[tuple[str, int]] = Counter()
+        for p, weight in zip(prepared, weights, strict=True):
+            (whole if p.whole else fanned)[_key(p)] += weight
+        # One that fans out into nothing stays, to be rejected for training nothing.
+        kept = [row for row, p in enumerate(prepared) if not p.whole or _key(p) not in fanned]
+        rows = [prepared[row] for row in kept]
+        factors = [whole[_key(p)] / fanned[_key(p)] if fanned[_key(p)] else 1.0 for p in rows]
+        return [
+            p if factor == 1 else p.rescaled(factor)
+            for p, factor in zip(rows, factors, strict=True)
+        ], select_rows(encoded, kept)
 
     def weigh(self, prepared: Sequence[Prepared], encoded: Encoded) -> Weighed:
         """Labels and weights of the batch; claims are in the order of ``rules.rules``."""
@@ -167,6 +180,7 @@ class Encoder:
         for row, p in enumerate(prepared):
             for rule, start, end in p.claims:
                 claims[rule].append((row, start, end))
+        scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
         # A template may print messages in another order, and a pattern may search backwards.
         outputs.sort()
         for spans in claims:
@@ -179,6 +193,8 @@ class Encoder:
                 (_character_spans(spans), rule.weight)
                 for spans, rule in zip(claims, self.rules.rules, strict=True)
             ],
+            scales=_character_spans([scale[:3] for scale in scales]),
+            scale_weights=np.array([scale[3] for scale in scales], np.float32),
         )
 
     def tabulate(
@@ -203,8 +219,7 @@ class Encoder:
         for keep, p in zip(kept.tolist(), prepared, strict=True):
             if not keep:
                 continue
-            for role in p.unrendered:
-                counts[f"unrendered.{role}"] += 1
+            counts.update(p.counts)
             for turn in p.turns:
                 if turn.outputs:
                     counts["turns"] += 1
@@ -219,42 +234,22 @@ class Encoder:
         return counts
 
 
-def _refuse_weights(conversation: Conversation) -> None:
-    """A weight that the data asks for is honoured or refused, never passed over."""
-    for index, message in enumerate(conversation.messages):
-        if isinstance(message.get("content"), list):
-            raise RecordError(
-                "parse",
-                "unsupported_weight",
-                "a weight on a part cannot be honoured by this version; drop it or the record",
-                field=f"messages[{index}].content",
-            )
-        for key in _WEIGHT_KEYS & message.keys():
-            value = message[key]
-            as_it_is = 1 if message["role"] == "assistant" else 0
-            if value is None or (isinstance(value, (int, float)) and value == as_it_is):
-                continue
-            raise RecordError(
-                "parse",
-                "unsupported_weight",
-                f"{value!r} cannot be honoured by this version; drop the key or the record",
-                field=f"messages[{index}].{key}",
-            )
+def _rebuild(
+    tokenizer: Tokenizer,
+    template: Template,
+    rules: RuleSet,
+    tool_template: Template | None,
+    schema: str,
+    policy: Policy,
+) -> Encoder:
+    return Encoder(
+        tokenizer, template, rules, tool_template=tool_template, schema=schema, policy=policy
+    )
 
 
-def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) -> list[str]:
-    """Roles of the messages that own no text and whose words stand nowhere in it.
-
-    Owning none is no proof: many templates print the system text before their loop.
-    """
-    owners = {turn.message for turn in turns}
-    return [
-        str(message["role"])
-        for index, message in enumerate(conversation.messages)
-        if index not in owners
-        and isinstance(message.get("content"), str)
-        and message["content"].strip() not in text
-    ]
+def _key(prepared: Prepared) -> tuple[str, int]:
+    """What the rows of one record share."""
+    return prepared.record.source, prepared.record.row
 
 
 def _character_spans(spans: list[tuple[int, int, int]]) -> CharacterSpans:
@@ -283,7 +278,10 @@ def _rows(
         "nothing_to_train",
         "no token of it carries loss; drop the record or change the rules",
     )
-    rejects = [reject(prepared[i].record, nothing) for i in np.flatnonzero(targets == 0).tolist()]
+    # Of a conversation in several rows some may train: then the others are only left out.
+    training = {_key(prepared[i]) for i in np.flatnonzero(targets).tolist()}
+    untrained = {_key(p): p.record for p in prepared if _key(p) not in training}
+    rejects = [reject(record, nothing) for record in untrained.values()]
     firsts = encoded.firsts
     columns = [
         _lists(firsts, encoded.ids),
@@ -297,7 +295,7 @@ def _rows(
         _regions(prepared),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-    return (batch.filter(pa.array(targets > 0)) if rejects else batch), rejects
+    return (batch if (targets > 0).all() else batch.filter(pa.array(targets > 0))), rejects
 
 
 def _lists(firsts: Any, values: Any) -> pa.ListArray:
@@ -310,15 +308,16 @@ def _regions(prepared: Sequence[Prepared]) -> pa.ListArray:
     flat: list[Region] = []
     for p in prepared:
         for turn in p.turns:
-            flat.extend(divide(turn, p.text))
+            flat.extend(cut_regions(divide(turn, p.text), p.scales))
         stops.append(len(flat))
-    messages, roles, names, starts, ends = zip(*flat, strict=True) if flat else ((),) * 5
+    messages, roles, names, starts, ends, weights = zip(*flat, strict=True) if flat else ((),) * 6
     fields = [
         pa.array(messages, pa.int32()),
         pa.array(roles, pa.string()),
         pa.array(names, pa.string()),
         pa.array(starts, pa.int32()),
         pa.array(ends, pa.int32()),
+        pa.array(weights, pa.float32()),
     ]
     values = pa.StructArray.from_arrays(fields, fields=list(SPAN_TYPE))
     return pa.ListArray.from_arrays(pa.array(stops, pa.int32()), values)

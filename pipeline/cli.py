@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, WeightedShardsError
+from pipeline.policy import CONTROL_TOKENS, TURNS, UNSURE
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -92,6 +93,39 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "messages", "sharegpt", "alpaca", "query-response"),
         default="auto",
         help="what the records are (default: told from each record's keys)",
+    )
+    parser.add_argument(
+        "--turns",
+        choices=TURNS,
+        default=TURNS[0],
+        help="as_rendered: one row a conversation; fan_out: one for each message of the assistant, "
+        "rendered as it was generated; last_turn: the last of these (default: as_rendered)",
+    )
+    parser.add_argument(
+        "--control-tokens",
+        choices=CONTROL_TOKENS,
+        default=CONTROL_TOKENS[0],
+        help="what a message that spells one gives: text, a reject, or the token (default: text)",
+    )
+    parser.add_argument(
+        "--unsure",
+        choices=UNSURE,
+        default=UNSURE[0],
+        help="a turn whose output cannot be established: reject its conversation, or build with "
+        "what the message says itself (default: reject)",
+    )
+    parser.add_argument(
+        "--stop-token",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="what ends a turn where the template writes no stop token of its own (GLM's next role "
+        "marker); the first is appended to a text that ends without",
+    )
+    parser.add_argument(
+        "--train-trailing",
+        action="store_true",
+        help="train the template's white space after a stop token too",
     )
     parser.add_argument(
         "--date",

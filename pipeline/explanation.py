@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.batch import Prepared
+from pipeline.preparation import Prepared
 from pipeline.regions import Region
 from pipeline.rules import Rule
 from pipeline.spans import Span
@@ -32,6 +32,8 @@ _METHODS = {
     "prompt": "start found by prompt",
     "common": "start found by common: what it shares with the prompt",
     "probe": "start found by probe: the prompt after another question",
+    "content": "start found by content: where the message's own words start",
+    "unsure": "start unsure: built because --unsure build says so",
     "unprompted": "start unprompted: the template has no prompt",
 }
 
@@ -202,14 +204,18 @@ def _reasons(
     starts = leads[np.array(sorted(span.start for span in outputs), np.int64)]
     sizes, cut = np.diff(edges), np.zeros(len(edges) - 1, np.bool_)
     cut[np.searchsorted(edges, starts, side="right") - 1] = ~np.isin(starts, edges)
-    trainable, reasons = base.given.tolist(), []
+    trainable, reasons, own = base.given.tolist(), [], weighed.own.tolist()
     for i, size in enumerate(sizes.tolist()):
         if not i and trainable[i]:
             trainable[i] = False
             reasons.append("first token: nothing predicts it")
         elif trainable[i]:
             told = [
-                _claimed(rule, share, i, size) for rule, share in zip(rules, claims, strict=True)
+                f"own weight ×{own[i]:g}" if own[i] != 1 else "",
+                *(
+                    _claimed(rule, share, i, size)
+                    for rule, share in zip(rules, claims, strict=True)
+                ),
             ]
             reasons.append(", ".join(filter(None, [f"assistant{_part(base, i, size)}", *told])))
         elif base.inside[i]:

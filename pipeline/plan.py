@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -91,6 +91,7 @@ def _parts(sources: Sequence[Source], recipe: Recipe, shard_size: int) -> dict[s
         "template_variables": dict(recipe.variables),
         "rules": {f.name: f.digest for f in recipe.rules.files},
         "schema": recipe.schema,
+        "policy": {**asdict(recipe.policy), "stop_tokens": list(recipe.policy.stop_tokens)},
         "format": recipe.form,
         "shard_size": shard_size,
         "versions": {

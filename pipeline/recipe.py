@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TemplateError
+from pipeline.policy import Policy
 from pipeline.rules import RuleSet, load_rules
 from pipeline.template import Template
 from pipeline.tokens.vocabulary import Vocabulary, choose_template, read_vocabulary
@@ -33,6 +34,7 @@ class Recipe:
     rules: RuleSet
     schema: str
     form: str
+    policy: Policy = field(default_factory=Policy)
 
 
 def make_recipe(
@@ -44,6 +46,7 @@ def make_recipe(
     date: str,
     schema: str,
     form: str = "parquet",
+    policy: Policy | None = None,
 ) -> Recipe:
     """Reads every file that the flags name; the tokenizer defaults to the embedded one.
 
@@ -58,6 +61,7 @@ def make_recipe(
         rules=load_rules(rules),
         schema=schema,
         form=form,
+        policy=policy or Policy(),
     )
 
 
@@ -71,6 +75,13 @@ def recipe_of(args: argparse.Namespace, *, form: str = "parquet") -> Recipe:
         date=args.date,
         schema=args.schema,
         form=form,
+        policy=Policy(
+            turns=args.turns,
+            control_tokens=args.control_tokens,
+            unsure=args.unsure,
+            stop_tokens=tuple(args.stop_token),
+            trailing=args.train_trailing,
+        ),
     )
 
 

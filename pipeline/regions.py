@@ -7,23 +7,27 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pipeline.spans import Span
+from pipeline.spans import Span, join
 from pipeline.turns import Turn
 
-_OUTPUT = ("reasoning", "content", "stop")  # the regions of an output, in the order of the text
-REGIONS = ("input", "header", "reasoning", "content", "stop", "trailing")
+_OUTPUT = frozenset(("reasoning", "content", "tool_call", "stop"))  # the regions of an output
 _BLOCK = re.compile(r"\s*<((?:\w+:)?think(?:ing)?)>.*?</\1>\s*", re.DOTALL)
 _REST_OF_BLOCK = re.compile(r".*?</(?:\w+:)?think(?:ing)?>\s*", re.DOTALL)
 
 
 class Region(NamedTuple):
-    """Characters of one message under one name; the regions of a turn tile its ranges."""
+    """Characters of one message under one name; the regions of a turn tile its ranges.
+
+    ``name`` is ``input``, ``header``, ``reasoning``, ``content``, ``tool_call``, ``stop`` or
+    ``trailing``; ``weight`` is their own weight, before any rule.
+    """
 
     message: int
     role: str
     name: str
     start: int
     end: int
+    weight: float = 1.0
 
 
 def divide(turn: Turn, text: str) -> Iterator[Region]:
@@ -38,10 +42,12 @@ def divide(turn: Turn, text: str) -> Iterator[Region]:
             body = turn.stop if start <= turn.stop < output.end else min(output.end, end)
             reasoned = _reasoned(turn, text, output.start, body) if first else output.start
             first = False
-            cuts += [output.start, reasoned, body, min(output.end, end)]
-            names += ["header" if len(names) == 0 else "trailing", "reasoning", "content", "stop"]
+            called = body if turn.called < 0 else min(max(turn.called, reasoned), body)
+            cuts += [output.start, reasoned, called, body, min(output.end, end)]
+            names += ["trailing" if names else "header", "reasoning", "content", "tool_call"]
+            names.append("stop")
         cuts.append(end)
-        names.append("trailing" if names else ("input" if turn.role != "assistant" else "header"))
+        names.append("trailing" if names else "input")
         for name, (a, b) in zip(names, itertools.pairwise(cuts), strict=True):
             if a < b:
                 yield Region(turn.message, turn.role, name, a, b)
@@ -61,26 +67,17 @@ def _reasoned(turn: Turn, text: str, start: int, end: int) -> int:
 def restore_turns(regions: Iterable[Region]) -> Iterator[Turn]:
     """The turns that were divided into *regions* (in ``divide``'s order), without what is not told.
 
-    How a start was found is not stored. Two outputs that touch are told apart by the names'
-    order; one that ends with its content and one that is nothing but a stop token are joined.
+    How a start was found is not stored.
     """
     by_turn = itertools.groupby(regions, key=lambda region: (region.message, region.role))
     for (message, role), parts in by_turn:
         ranges: list[Span] = []
         outputs: list[Span] = []
-        stop = last = -1
-        for _, _, name, start, end in parts:
-            place = _OUTPUT.index(name) if name in _OUTPUT else -1
-            touches = bool(ranges) and ranges[-1].end == start
-            if place >= 0:
-                _put(outputs, Span(start, end), joined=touches and place > last >= 0)
-            _put(ranges, Span(start, end), joined=touches)
-            stop = start if name == "stop" else stop
-            last = place
-        yield Turn(message, role, ranges, outputs, stop, "", False)
-
-
-def _put(spans: list[Span], span: Span, *, joined: bool) -> None:
-    if joined:
-        span = Span(spans.pop().start, span.end)
-    spans.append(span)
+        stop = called = -1
+        for part in parts:
+            if part.name in _OUTPUT:
+                join(outputs, part.start, part.end)
+            join(ranges, part.start, part.end)
+            stop = part.start if part.name == "stop" else stop
+            called = part.start if part.name == "tool_call" and called < 0 else called
+        yield Turn(message, role, ranges, outputs, stop, "", False, called)

@@ -27,6 +27,7 @@ SPAN_TYPE = pa.struct(
         ("region", pa.string()),
         ("start", pa.int32()),
         ("end", pa.int32()),
+        ("weight", pa.float32()),
     ]
 )
 SCHEMA = pa.schema(

@@ -16,14 +16,18 @@ from pipeline.errors import ConfigurationError, InputError
 from pipeline.explanation import Explanation, explain
 from pipeline.manifest import read_manifest
 from pipeline.page import make_page, visible, width
+from pipeline.policy import CONTROL_TOKENS, TURNS, UNSURE
+from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.regions import divide
 from pipeline.reject import reject
+from pipeline.scales import cut_regions
 from pipeline.source import read, survey
 from pipeline.source.record import Piece, Record
 from pipeline.stored import explain_row
 from pipeline.task import make_encoder
 from pipeline.tokens import EncodeFailure
+from pipeline.tokens.encoded import select_rows
 
 _PIECE = 64 << 20  # bytes: small enough to read through for one record of a large file
 _ROWS = 1 << 40  # no limit: of Parquet and Arrow one row is read, whatever the piece
@@ -58,7 +62,7 @@ def _explain(args: argparse.Namespace) -> Explanation:
         return explain_row(record, folder, tokenizer=args.tokenizer, rules=args.rules)
     cli.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
     recipe = recipe_of(args)
-    return explain_record(record, make_encoder(recipe))
+    return explain_record(record, make_encoder(recipe), turn=args.turn)
 
 
 def _refuse_rendering(args: argparse.Namespace) -> None:
@@ -66,6 +70,12 @@ def _refuse_rendering(args: argparse.Namespace) -> None:
         ("--chat-template", args.chat_template),
         ("--template-kwargs", args.template_kwargs),
         ("--schema", args.schema != "auto"),
+        ("--turns", args.turns != TURNS[0]),
+        ("--turn", args.turn is not None),
+        ("--control-tokens", args.control_tokens != CONTROL_TOKENS[0]),
+        ("--unsure", args.unsure != UNSURE[0]),
+        ("--stop-token", args.stop_token),
+        ("--train-trailing", args.train_trailing),
     ):
         if given:
             raise ConfigurationError(
@@ -111,23 +121,45 @@ def _beyond(word: str, index: int, count: int, what: str) -> InputError:
     return InputError(f"{word}: holds {count:,} {what}, --index {index} asks for another; {remedy}")
 
 
-def explain_record(record: Record, encoder: Encoder) -> Explanation:
-    """Raises InputError, in the words of the reject, where the record cannot become tokens."""
+def explain_record(record: Record, encoder: Encoder, *, turn: int | None = None) -> Explanation:
+    """Of several rows that of message *turn*, or the last.
+
+    Raises InputError, in the words of the reject, where the record cannot become tokens.
+    """
     prepared, rejects = encoder.prepare([record])
     if rejects:
         raise InputError(rejects[0].message)
     try:
-        encoded = encoder.tokenizer.encode([p.text for p in prepared])
+        encoded = encoder.encode_texts(prepared)
     except EncodeFailure as failure:
-        raise InputError(reject(record, failure.rows[0]).message) from failure
-    (one,) = prepared
+        raise InputError(reject(record, next(iter(failure.rows.values()))).message) from failure
+    prepared, encoded = encoder.rescale(prepared, encoded)
+    row = _row_of(turn, prepared, record.place)
+    one, encoded = prepared[row], select_rows(encoded, [row])
     return explain(
         one,
         encoded,
-        encoder.weigh(prepared, encoded),
-        regions=[region for turn in one.turns for region in divide(turn, one.text)],
+        encoder.weigh([one], encoded),
+        regions=[
+            region
+            for turn in one.turns
+            for region in cut_regions(divide(turn, one.text), one.scales)
+        ],
         rules=encoder.rules.rules,
         place=record.place,
+    )
+
+
+def _row_of(turn: int | None, prepared: Sequence[Prepared], place: str) -> int:
+    """Which row supervises message *turn*; the last without one."""
+    if turn is None:
+        return len(prepared) - 1
+    for row, p in enumerate(prepared):
+        if any(t.message == turn and t.outputs for t in p.turns):
+            return row
+    supervised = [str(t.message) for p in prepared for t in p.turns if t.outputs]
+    raise InputError(
+        f"{place}: messages[{turn}]: no row of it trains that; use --turn {', '.join(supervised)}"
     )
 
 
@@ -223,6 +255,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="which record of a file, which row of a shard or of a build's, from 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--turn",
+        type=_number,
+        metavar="N",
+        help="with --turns fan_out, the row that trains message N (default: the last row)",
     )
     cli.add_recipe_flags(parser)
     parser.add_argument(

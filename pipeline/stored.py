@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pipeline.batch import Encoder, Prepared
+from pipeline.batch import Encoder
 from pipeline.errors import BuildError, ConfigurationError, InputError, RecordError
 from pipeline.explanation import Explanation, explain
 from pipeline.manifest import NAME, Manifest, read_manifest
+from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, Recipe
 from pipeline.regions import Region, restore_turns
 from pipeline.reject import reject
 from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
+from pipeline.scales import restore_scales
 from pipeline.source.record import Record, decode
 from pipeline.task import make_encoder
 from pipeline.tokens import Encoded, EncodeFailure
@@ -31,6 +33,7 @@ class _StoredSpan(msgspec.Struct):
     region: str
     start: int
     end: int
+    weight: float
 
 
 class _StoredRow(msgspec.Struct):
@@ -60,7 +63,7 @@ def explain_row(
     encoder = make_encoder(_recipe_of(manifest, folder, tokenizer))
     origin = f"{row.source}[{row.row}]"
     text, encoded = _restore(row, encoder, place=record.place, origin=origin)
-    regions = [Region(s.message, s.role, s.region, s.start, s.end) for s in row.spans]
+    regions = [Region(s.message, s.role, s.region, s.start, s.end, s.weight) for s in row.spans]
     prepared = _prepare(record, text, regions, encoder.rules)
     stored = np.array(row.loss_scale, np.float32)
     weighed = encoder.weigh([prepared], encoded)
@@ -124,7 +127,8 @@ def _restore(row: _StoredRow, encoder: Encoder, *, place: str, origin: str) -> t
     known = bool(len(ids)) and ids.min() >= 0 and ids.max() < tokenizer.size
     text = tokenizer.decode(row.input_ids) if known else ""
     try:
-        encoded = tokenizer.encode([text])
+        quoted = tokenizer.quotes(text, row.input_ids) if known else []
+        encoded = tokenizer.encode([text], quoted={0: quoted})
     except EncodeFailure:
         encoded = tokenizer.encode([""])
     fits = all(0 <= span.start <= span.end <= len(text) for span in row.spans)
@@ -136,13 +140,13 @@ def _restore(row: _StoredRow, encoder: Encoder, *, place: str, origin: str) -> t
     )
 
 
-def _prepare(record: Record, text: str, regions: Iterable[Region], rules: RuleSet) -> Prepared:
+def _prepare(record: Record, text: str, regions: Sequence[Region], rules: RuleSet) -> Prepared:
     turns = list(restore_turns(regions))
     try:
         claims = [c for turn in turns if turn.outputs for c in rules.claims(turn, text)]
     except RecordError as error:
         raise InputError(reject(record, error).message) from error
-    return Prepared(record, text, turns, claims)
+    return Prepared(record, text, turns, claims, restore_scales(regions))
 
 
 def _require_weights(stored: Any, computed: Any, *, place: str, origin: str) -> None:

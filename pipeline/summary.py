@@ -90,8 +90,15 @@ def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
     )
     without = counts.get("turns_without_stop", 0)
     if without:
-        told = f"{without:,} turns: the template writes none that is theirs"
+        told = f"{without:,} turns: the template writes none that is theirs; see --stop-token"
         lines.append(("no stop token", told))
+    rewritten = counts.get("rewritten_turns", 0)
+    if rewritten:
+        told = f"{rewritten:,}: history shows them otherwise than they are generated"
+        lines.append(("rewritten turns", f"{told}; see --turns fan_out"))
+    quoted = counts.get("quoted_control_tokens", 0)
+    if quoted:
+        lines.append(("control tokens", f"{quoted:,} spelled by the data, encoded as text"))
     for key, number in counts.items():
         if key.startswith("unrendered."):
             role = key.removeprefix("unrendered.")

@@ -59,6 +59,7 @@ def make_encoder(recipe: Recipe, certificate: Certificate | None = None) -> Enco
         recipe.rules,
         tool_template=templates.get("tool_use"),
         schema=recipe.schema,
+        policy=recipe.policy,
     )
 
 

@@ -47,12 +47,13 @@ class TokenSpans:
 class Weighed:
     """``labels`` and ``loss_scale`` of the flat batch, and what each rule did.
 
-    ``claims[r]`` are the tokens that rule *r* claimed; ``trained_claims[r]`` how many of them
-    carried loss before any rule.
+    ``own`` are the weights before any rule. ``claims[r]`` are the tokens that rule *r* claimed;
+    ``trained_claims[r]`` how many of them carried loss before any rule.
     """
 
     labels: Int32s
     loss_scale: Float32s
+    own: Float32s
     outputs: TokenSpans
     claims: list[TokenSpans]
     trained_claims: list[int]
@@ -63,8 +64,13 @@ def weigh(
     texts: list[str],
     outputs: CharacterSpans,
     claims: list[tuple[CharacterSpans, float]],
+    *,
+    scales: CharacterSpans | None = None,
+    scale_weights: Float32s | None = None,
 ) -> Weighed:
-    """Outputs weigh 1, the rest 0, and each rule multiplies what it claims.
+    """Outputs weigh 1 or what *scales* give them, the rest 0; each rule multiplies what it claims.
+
+    ``scale_weights[i]`` is the weight of span *i* of *scales*.
 
     The first token of a row has no prediction and never carries loss: a trainer that shifts
     weights over concatenated rows would give it to the neighbour.
@@ -73,7 +79,9 @@ def weigh(
     tokens = len(encoded.ids)
     spoken = _tokens_of(encoded, bytes_of, outputs, whole=True)
     scale = _paint(tokens, spoken, np.float32(1), np.float32(0))
-    base = scale.astype(bool)
+    if scales is not None and scale_weights is not None and len(scale_weights):
+        scale *= _spread(encoded, bytes_of, scales, scale_weights)
+    own, base = scale.copy(), scale.astype(bool)
     claimed: list[TokenSpans] = []
     trained: list[int] = []
     for spans, weight in claims:
@@ -84,7 +92,7 @@ def weigh(
     firsts = encoded.firsts
     scale[firsts[:-1][firsts[:-1] < firsts[1:]]] = 0
     labels = np.where(scale != 0, encoded.ids, np.int32(IGNORED))
-    return Weighed(labels, scale, spoken, claimed, trained)
+    return Weighed(labels, scale, own, spoken, claimed, trained)
 
 
 class _BytePositions:
@@ -132,6 +140,34 @@ def _tokens_of(
     firsts, stops = firsts[order], stops[order]
     held = firsts < stops
     return TokenSpans(firsts[held], stops[held], len(spans.starts), len(cut))
+
+
+def _spread(
+    encoded: Encoded, bytes_of: _BytePositions, spans: CharacterSpans, weights: Float32s
+) -> Float32s:
+    """One weight a token: that of the span, or of the gap between spans, with most of its bytes.
+
+    Unlike a rule's claims, which multiply where they meet, a token has one weight of its own; of
+    two equal shares the earlier decides.
+    """
+    ends = encoded.ends
+    edges = np.stack((bytes_of(spans.rows, spans.starts), bytes_of(spans.rows, spans.ends)))
+    borders = np.concatenate(([0], edges.T.ravel(), [len(encoded.text)])).astype(np.int64)
+    values = np.ones(len(borders) - 1, np.float32)
+    values[1::2] = weights
+    # Where the last byte of each token lies, and of those that a border cuts, all that they touch.
+    last = np.searchsorted(borders, ends - 1, side="right") - 1
+    starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
+    first = np.minimum(np.searchsorted(borders, starts, side="right") - 1, last)
+    cut = np.flatnonzero(first < last)
+    touched = last[cut] - first[cut] + 1
+    token = np.repeat(cut, touched)
+    tile = np.arange(len(token)) - np.repeat(np.cumsum(touched) - touched, touched) + first[token]
+    inside = np.minimum(borders[tile + 1], ends[token]) - np.maximum(borders[tile], starts[token])
+    order = np.lexsort((-tile, inside, token))  # of each token the last has most bytes
+    best = order[np.cumsum(touched) - 1]
+    last[cut] = tile[best]
+    return values[last] if len(ends) else np.zeros(0, np.float32)
 
 
 def _joined(start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:

@@ -115,11 +115,21 @@ def test_a_record_nested_too_deep_is_a_reject_and_no_crash(encoder: Any, depth: 
         assert encoder.tokenizer.decode(kept) == "Four 🙂<|im_end|>"
 
 
-def test_a_weight_on_a_part_is_refused_and_its_text_not_lost(encoder: Any) -> None:
+def test_a_weight_on_a_part_is_the_weight_of_its_characters(encoder: Any) -> None:
     record = copy.deepcopy(TALK)
-    record["messages"][1]["content"] = [{"type": "text", "text": "Four", "weight": 0.5}]  # type: ignore[assignment] # the fault under test
-    with pytest.raises(InputError, match="a weight on a part cannot be honoured"):
-        encoder([record])
+    record["messages"][1]["content"] = [  # type: ignore[assignment] # parts, not text
+        {"type": "text", "text": "Four"},
+        {"type": "text", "text": " or five", "weight": 0.5},
+        {"type": "text", "text": ".", "weight": 0},
+    ]
+    (row,) = encoder([record]).to_pylist()
+    vocabulary = pipeline.read_vocabulary(BUNDLED / "tokenizer")
+    tokenizer = pipeline.load_tokenizer(vocabulary)
+    said: dict[float, str] = {}
+    for id_, weight in zip(row["input_ids"], row["loss_scale"], strict=True):
+        said[weight] = said.get(weight, "") + tokenizer.decode([id_])
+    assert said[0.5] == " or five"
+    assert said[1.0] == "Four<|im_end|>"
 
 
 def test_huge_weights_leave_the_sums_of_other_rows_alone() -> None:

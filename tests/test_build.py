@@ -433,28 +433,37 @@ def test_a_message_that_the_template_leaves_out_is_counted(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "kept"),
+    ("index", "key", "value", "expected"),
     [
-        ("weight", 0, False),
-        ("weight", 1, True),
-        ("loss", False, False),
-        ("loss", True, True),
-        ("train", None, True),
-        ("loss_scale", 0.5, False),
-        ("loss_scale", "1", False),
+        (1, "weight", 0, "weigh.nothing_to_train"),
+        (1, "weight", 1, 1.0),
+        (1, "loss", False, "weigh.nothing_to_train"),
+        (1, "loss", True, 1.0),
+        (1, "train", None, 1.0),
+        (1, "loss_scale", 0.5, 0.5),
+        (1, "loss_scale", "1", "parse.bad_weight"),
+        (0, "weight", 0, 1.0),
+        (0, "weight", 1, "parse.unsupported_weight"),
+        (None, "weight", 0.25, 0.25),
+        (None, "sample_weight", True, "parse.bad_weight"),
     ],
 )
 def test_a_weight_in_the_data_is_never_passed_over(
-    key: str, value: Any, kept: bool, tmp_path: Path
+    index: int | None, key: str, value: Any, expected: float | str, tmp_path: Path
 ) -> None:
     record = talk()
-    record["messages"][1][key] = value
+    (record if index is None else record["messages"][index])[key] = value
     source = write_lines(tmp_path / "a.jsonl", [record])
     flags = ["--input", source, *TOKENIZER, "--output", str(tmp_path / "o"), "--workers", "1"]
     assert run(*RULE, *flags, "--max-reject-rate", "1", "--quiet") == 0
     counts = manifest_of(tmp_path / "o").counts
-    assert counts.get("rows", 0) == kept
-    assert counts.get("reject.parse.unsupported_weight", 0) == (not kept)
+    if isinstance(expected, str):
+        assert counts[f"reject.{expected}"] == 1
+        return
+    (shard,) = (tmp_path / "o").glob("*.parquet")
+    (row,) = pq.read_table(shard).to_pylist()
+    assert {w for w in row["loss_scale"] if w} == {expected}
+    assert {s["weight"] for s in row["spans"] if s["region"] in ("content", "stop")} == {expected}
 
 
 def test_a_hub_datasets_own_files_are_never_overwritten(tmp_path: Path) -> None:

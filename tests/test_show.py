@@ -29,6 +29,7 @@ from pipeline.explanation import Explanation
 from pipeline.page import make_page, visible, width
 from pipeline.recipe import BUNDLED, Recipe, make_recipe
 from pipeline.regions import divide, restore_turns
+from pipeline.scales import Scale, cut_regions, restore_scales
 from pipeline.source import read
 from pipeline.source.record import Piece, Record
 from pipeline.spans import Span
@@ -313,7 +314,7 @@ def show_regions(role: str) -> set[str]:
         return {"template"}
     if role != "assistant":
         return {"input"}
-    return {"header", "reasoning", "content", "stop", "trailing"}
+    return {"header", "reasoning", "content", "tool_call", "stop", "trailing"}
 
 
 def test_ids_and_weights_are_those_of_the_row(sample: list[Record], encoder: Encoder) -> None:
@@ -337,12 +338,21 @@ def test_turns_come_back_from_their_regions(sample: list[Record], encoder: Encod
         assert list(restore_turns(regions)) == expected
 
 
-def test_outputs_that_touch_come_back_apart() -> None:
-    outputs = [Span(2, 5), Span(5, 8)]
-    turn = Turn(0, "assistant", [Span(0, 9)], outputs, -1, "tags", False)
-    (restored,) = restore_turns(divide(turn, "abcdefghi"))
-    assert restored.outputs == outputs
-    assert restored.ranges == [Span(0, 9)]
+def test_regions_that_weights_cut_come_back_as_one_output() -> None:
+    turn = Turn(0, "assistant", [Span(0, 9)], [Span(2, 8)], 7, "tags", False)
+    scales = [Scale(2, 4, 0.5), Scale(5, 6, 0.0)]
+    regions = list(cut_regions(divide(turn, "abcdefghi"), scales))
+    assert [(r.name, r.start, r.end, r.weight) for r in regions] == [
+        ("header", 0, 2, 1.0),
+        ("content", 2, 4, 0.5),
+        ("content", 4, 5, 1.0),
+        ("content", 5, 6, 0.0),
+        ("content", 6, 7, 1.0),
+        ("stop", 7, 8, 1.0),
+        ("trailing", 8, 9, 1.0),
+    ]
+    assert list(restore_turns(regions)) == [turn._replace(found="")]
+    assert restore_scales(regions) == scales
 
 
 def test_the_embedded_sample_is_shown_by_default(capsys: pytest.CaptureFixture[str]) -> None:

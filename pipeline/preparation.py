@@ -1,0 +1,309 @@
+"""From one record to the text of its rows: rendered, its turns established, its claims found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.conversation import Conversation, Weights
+from pipeline.errors import RecordError
+from pipeline.markers import Markers
+from pipeline.policy import Policy
+from pipeline.quotation import Quotation, find_quoted, make_quotation
+from pipeline.rules import Claim, RuleSet
+from pipeline.scales import Scale, scale_turns
+from pipeline.source.record import Record
+from pipeline.spans import Span, subtract
+from pipeline.surroundings import Surroundings
+from pipeline.template import Rendered, Template
+from pipeline.tokens import Tokenizer
+from pipeline.turns import Turn, establish_turns
+
+_NONE = Weights({}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A row as text.
+
+    ``scales`` are what its characters weigh before any rule, where that is not 1; ``quoted`` the
+    control tokens that the data spells out; ``counts`` what else deserves to be counted. A
+    ``whole`` one is no row: it tells what its conversation weighs, rendered once.
+    """
+
+    record: Record
+    text: str
+    turns: list[Turn]
+    claims: list[Claim]
+    scales: list[Scale] = field(default_factory=list)
+    quoted: list[Span] = field(default_factory=list)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    whole: bool = False
+    weights: Weights = _NONE
+    parts: Mapping[int, Sequence[Scale]] = field(default_factory=dict)
+
+    def rescaled(self, factor: float) -> Prepared:
+        """The same row, all of it *factor* times as heavy."""
+        row, messages = self.weights.row * factor, self.weights.messages
+        scales = scale_turns(self.turns, weights=messages, parts=self.parts, row=row)
+        return replace(self, scales=scales)
+
+
+class Preparation:
+    """One template with all that reads its renders; lives as long as its encoder."""
+
+    def __init__(
+        self, template: Template, tokenizer: Tokenizer, rules: RuleSet, policy: Policy
+    ) -> None:
+        self.template, self.tokenizer, self.rules, self.policy = template, tokenizer, rules, policy
+        self.surroundings = Surroundings(template)
+        self.markers = Markers(
+            control=tokenizer.control_tokens,
+            added=tokenizer.added_tokens,
+            eos=str(template.variables.get("eos_token") or ""),
+            told=(*policy.stop_tokens, *tokenizer.vocabulary.stop_tokens),
+        )
+        self.quotation: Quotation = make_quotation(
+            () if policy.control_tokens == "allow" else tokenizer.control_tokens, template.source
+        )
+
+    def prepare(self, record: Record, conversation: Conversation) -> Iterator[Prepared]:
+        """The rows of a record: one, or with ``fan_out`` one for each message that is supervised.
+
+        Raises RecordError for what cannot be rendered, established or honoured.
+        """
+        weights = conversation.weights or _NONE
+        _refuse_weights(conversation, weights)
+        speakers = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
+        supervised = [i for i in speakers if weights.messages.get(i) != 0]
+        if self.policy.turns == "as_rendered":
+            yield self._row(record, conversation, supervised)
+        elif self.policy.turns == "last_turn":
+            yield self._row(record, _until(conversation, speakers[-1]), speakers[-1:])
+        else:
+            yield from self._fan_out(record, conversation, supervised)
+
+    def _fan_out(
+        self, record: Record, conversation: Conversation, supervised: Sequence[int]
+    ) -> Iterator[Prepared]:
+        whole = self._row(record, conversation, supervised)
+        yield replace(whole, whole=True, counts={})
+        for index in supervised:
+            row = self._row(record, _until(conversation, index), [index])
+            differs = not _written(whole, index).startswith(_written(row, index).rstrip())
+            yield replace(row, counts={**row.counts, "rewritten_turns": int(differs)})
+
+    def _row(
+        self, record: Record, conversation: Conversation, supervised: Sequence[int]
+    ) -> Prepared:
+        """*conversation* as one text, in which the messages *supervised* may train."""
+        weights = conversation.weights or _NONE
+        rendered, traced = self.template.render(conversation), None
+        if weights.parts or self.quotation.hinted(conversation):
+            ranges = {i: [(a, b) for a, b, _ in spans] for i, spans in weights.parts.items()}
+            traced = self.template.trace(conversation, parts=ranges)
+        quoted = self._quoted(conversation, traced) if traced else []
+        turns = establish(
+            conversation,
+            rendered,
+            traced,
+            surroundings=self.surroundings,
+            markers=self.markers,
+            quoted=quoted,
+            supervised=supervised,
+            sure=self.policy.unsure == "reject",
+        )
+        text, turns = self._close(rendered.text, turns)
+        parts = _weighted_parts(weights, traced) if traced else {}
+        return Prepared(
+            record,
+            text,
+            turns,
+            [c for turn in turns if turn.outputs for c in self.rules.claims(turn, text)],
+            scale_turns(turns, weights=weights.messages, parts=parts, row=weights.row),
+            quoted,
+            self._count(conversation, turns, text, quoted),
+            weights=weights,
+            parts=parts,
+        )
+
+    def _quoted(self, conversation: Conversation, traced: Rendered) -> list[Span]:
+        """Control tokens that the data spells out, if they may stand as text."""
+        if self.policy.control_tokens == "allow":
+            return []
+        quoted = find_quoted(conversation, traced, self.tokenizer.control_matches)
+        if quoted and self.policy.control_tokens == "reject":
+            start, end = quoted[0]
+            message, field = traced.origin_at(start)
+            raise RecordError(
+                "render",
+                "control_token",
+                f"spells {traced.text[start:end]!r}; take it out, or read it as text",
+                field=f"messages[{message}].{field}" if message >= 0 else field,
+            )
+        return quoted
+
+    def _close(self, text: str, turns: list[Turn]) -> tuple[str, list[Turn]]:
+        """What the policy adds: white space after stop tokens, a stop token at the text's end."""
+        trailing, tokens = self.policy.trailing, self.policy.stop_tokens
+        if trailing:
+            turns = [_through_white_space(t, text) if t.found != "tags" else t for t in turns]
+        if not tokens:
+            return text, turns
+        end = len(text.rstrip())
+        for i, turn in enumerate(turns):
+            if turn.outputs and turn.stop < 0 and turn.outputs[-1].end >= end:
+                turns[i] = _stopped_at(turn, len(text), len(text) + len(tokens[0]))
+                return text + tokens[0], turns
+        return text, turns
+
+    def _count(
+        self, conversation: Conversation, turns: Sequence[Turn], text: str, quoted: Sequence[Span]
+    ) -> Counter[str]:
+        counts = Counter(f"unrendered.{role}" for role in _unrendered(conversation, turns, text))
+        setting = self.surroundings.setting(conversation)
+        counts["rewritten_turns"] = sum(
+            self.surroundings.rewrites(setting, turn.message) for turn in turns if turn.outputs
+        )
+        counts["quoted_control_tokens"] = len(quoted)
+        return counts
+
+
+def establish(
+    conversation: Conversation,
+    rendered: Rendered,
+    traced: Rendered | None,
+    *,
+    surroundings: Surroundings,
+    markers: Markers,
+    quoted: Sequence[Span] = (),
+    supervised: Sequence[int] | None = None,
+    sure: bool = True,
+) -> list[Turn]:
+    """The turns by the hooks where that is enough, else by tracing, else as good as it can be."""
+    find = partial(
+        establish_turns,
+        conversation,
+        surroundings=surroundings,
+        markers=markers,
+        quoted=[span.start for span in quoted],
+        supervised=supervised,
+    )
+    try:
+        return find(rendered)
+    except RecordError as error:
+        if error.reason != "turn_unestablished":
+            raise
+    traced = traced or surroundings.template.trace(conversation)
+    return find(_combined(rendered, traced), sure=sure)
+
+
+def _combined(rendered: Rendered, traced: Rendered) -> Rendered:
+    """What the hooks saw, and where they saw nothing of a message, what tracing found.
+
+    Hooks first: what a template prints around a tool result inside the assistant's turn (Gemma 4)
+    is the result's by its loop, and the assistant's by where its literals were evaluated.
+    """
+    taken = sorted(span for ranges in rendered.owned for span in ranges)
+    owned = [
+        hooked or subtract(found, taken)
+        for hooked, found in zip(rendered.owned, traced.owned, strict=True)
+    ]
+    return replace(rendered, owned=owned, marks=traced.marks, origins=traced.origins)
+
+
+def _until(conversation: Conversation, last: int) -> Conversation:
+    return replace(conversation, messages=conversation.messages[: last + 1])
+
+
+def _written(prepared: Prepared, message: int) -> str:
+    """All that a message wrote."""
+    return "".join(
+        prepared.text[start:end]
+        for turn in prepared.turns
+        if turn.message == message
+        for start, end in turn.ranges
+    )
+
+
+def _through_white_space(turn: Turn, text: str) -> Turn:
+    if not turn.outputs:
+        return turn
+    *before, (start, end) = turn.outputs
+    limit = next((s.end for s in turn.ranges if s.start <= start < s.end), end)
+    white = text[end:limit]
+    return turn._replace(outputs=[*before, Span(start, end + len(white) - len(white.lstrip()))])
+
+
+def _stopped_at(turn: Turn, stop: int, end: int) -> Turn:
+    *before, (start, _) = turn.outputs
+    ranges = [*turn.ranges[:-1], Span(turn.ranges[-1].start, end)]
+    return turn._replace(ranges=ranges, outputs=[*before, Span(start, end)], stop=stop)
+
+
+def _refuse_weights(conversation: Conversation, weights: Weights) -> None:
+    """A weight that the data asks for is honoured or refused, never passed over."""
+    asked = [(i, weight) for i, weight in weights.messages.items()]
+    asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+    for index, weight in asked:
+        role = conversation.messages[index]["role"]
+        if weight and role != "assistant":
+            raise RecordError(
+                "parse",
+                "unsupported_weight",
+                f"weighs {weight:g}, but only what the assistant says carries loss; use 0 or drop "
+                "the key",
+                field=f"messages[{index}]",
+            )
+
+
+def _weighted_parts(weights: Weights, traced: Rendered) -> dict[int, list[Scale]]:
+    """Where the parts with weights stand in the text, by message.
+
+    Raises RecordError(``render``, ``weight_untraced``) where that is not known of a character.
+    """
+    codes = traced.codes()
+    unknown = any((codes == c).any() for c, o in enumerate(traced.origins) if o.field == "?")
+    found: dict[int, list[Scale]] = {}
+    for index, parts in weights.parts.items():
+        for code, origin in enumerate(traced.origins):
+            if origin.message != index or not origin.field.startswith("content["):
+                continue
+            start, end, weight = parts[int(origin.field[len("content[") : -1])]
+            runs = _runs(codes == code)
+            if unknown and sum(b - a for a, b in runs) < end - start:
+                raise RecordError(
+                    "render",
+                    "weight_untraced",
+                    "the template edits it in a way that cannot be followed, so that the weight "
+                    "of a part has no certain place; weigh the message instead",
+                    field=f"messages[{index}].content",
+                )
+            found.setdefault(index, []).extend(Scale(a, b, weight) for a, b in runs)
+    return {index: sorted(scales) for index, scales in found.items()}
+
+
+def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where flags are set, as half-open ranges."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) -> list[str]:
+    """Roles of the messages that own no text and whose words stand nowhere in it.
+
+    Owning none is no proof: many templates print the system text before their loop.
+    """
+    owners = {turn.message for turn in turns}
+    return [
+        str(message["role"])
+        for index, message in enumerate(conversation.messages)
+        if index not in owners
+        and isinstance(message.get("content"), str)
+        and message["content"].strip() not in text
+    ]
