@@ -308,7 +308,8 @@ def _regions(prepared: Sequence[Prepared]) -> pa.ListArray:
     flat: list[Region] = []
     for p in prepared:
         for turn in p.turns:
-            flat.extend(cut_regions(divide(turn, p.text), p.scales))
+            regions = divide(turn, p.text)
+            flat.extend(cut_regions(regions, p.scales) if p.scales else regions)
         stops.append(len(flat))
     messages, roles, names, starts, ends, weights = zip(*flat, strict=True) if flat else ((),) * 6
     fields = [

@@ -20,6 +20,7 @@ import jinja2.runtime
 import jinja2.sandbox
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.utils import Namespace
 
 _MISSING = object()
 _NOTHING: frozenset[str] = frozenset()
@@ -30,6 +31,7 @@ _SAFE: Mapping[type, frozenset[str]] = {
     - {"format", "format_map"}
     for kind in (str, jinja2.runtime.LoopContext)
 }
+_PLAIN = frozenset((str, int, float, bool, type(None), list, dict))
 _ENTER = "weighted_shards_enter"
 
 
@@ -210,6 +212,10 @@ class HookedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 return self.undefined(obj=obj, name=attribute) if value is _MISSING else value
         elif attribute in _SAFE.get(kind, _NOTHING):
             return getattr(obj, attribute)
+        elif kind is Namespace and attribute[:1] != "_":
+            value = getattr(obj, attribute, _MISSING)
+            if type(value) in _PLAIN:
+                return value
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:

@@ -16,7 +16,8 @@ from pipeline.callform import apply, choose_form
 from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment, Recorder, has_generation_tags
 from pipeline.errors import RecordError, TemplateError
-from pipeline.limits import LimitedEnvironment, Limits, Meter, stopped
+from pipeline.limits import Limits, Meter, stopped
+from pipeline.sandbox import LimitedEnvironment
 from pipeline.spans import Span
 from pipeline.tracer import TracingEnvironment
 from pipeline.tracing import Legend, Origin, codes_of, constants, owned_by, trace_record
@@ -129,7 +130,7 @@ class Template:
         context = _context(self.variables, conversation, messages, prompt=prompt)
         self._hooked.meter = Meter(self.limits, context)
         recorder = _run(self._hooked, self._compiled, messages, context)
-        return _rendered(recorder, len(messages), tagged=self._tagged)
+        return _rendered(recorder, len(messages), tagged=self._tagged, meter=self._hooked.meter)
 
 
 def _context(
@@ -159,10 +160,11 @@ def _run(
     recorder.own(messages)
     try:
         pieces = compiled.root_render_func(compiled.new_context(context))
+        # Appended one by one, so the hooks see how many pieces there are.
         if isinstance(environment, LimitedEnvironment):
-            pieces = environment.meter.watch(pieces)
-        # `extend` appends one by one, so the hooks see how many pieces there are.
-        recorder.pieces.extend(pieces)
+            environment.meter.collect(pieces, recorder.pieces)
+        else:
+            recorder.pieces.extend(pieces)
     except Exception as error:  # a template is somebody's program and can raise anything
         raise _refusal(error) from error
     return recorder
@@ -220,10 +222,14 @@ def _differs(fact: str) -> RecordError:
     )
 
 
-def _rendered(recorder: Recorder, count: int, *, tagged: bool) -> Rendered:
+def _rendered(
+    recorder: Recorder, count: int, *, tagged: bool, meter: Meter | None = None
+) -> Rendered:
     """Piece counts become character positions."""
-    text = "".join(recorder.pieces)
     ends = [0, *itertools.accumulate(map(len, recorder.pieces))]
+    if meter is not None:
+        meter.allow(ends[-1])
+    text = "".join(recorder.pieces)
     owned: list[list[Span]] = [[] for _ in range(count)]
     events = [*recorder.events, (len(recorder.pieces), -1)]
     for (piece, owner), (after, _) in itertools.pairwise(events):

@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.environment import HookedEnvironment, Recorder
 from pipeline.errors import RecordError
-from pipeline.limits import LimitedEnvironment, Limits, Meter, measure, stopped
+from pipeline.limits import Limits, Meter, measure, stopped
+from pipeline.sandbox import LimitedEnvironment
 
 DAY = datetime.date(2026, 3, 14)
 SMALL = Limits(characters=100_000, steps=20_000, seconds=20.0)
@@ -43,14 +44,9 @@ def render(
     recorder = environment.recorder = Recorder()
     recorder.own(messages)
     context = compiled.new_context({"messages": messages, "tools": tools})
-    room, printed = meter.ceiling, 0
     try:
-        for piece in compiled.root_render_func(context):
-            printed += len(piece)
-            if printed > room:
-                meter.allow(printed)
-                room = meter.ceiling
-            recorder.pieces.append(piece)
+        meter.collect(compiled.root_render_func(context), recorder.pieces)
+        meter.allow(sum(map(len, recorder.pieces)))
     except (RecursionError, MemoryError) as error:
         raise stopped("nests too deeply") from error
     return "".join(recorder.pieces)

@@ -10,15 +10,12 @@ import pytest
 
 from benchmarks.supervision import judge_template
 
-# Stopless templates whose separators depend on more than the next role, and two assistants in a
-# row where the template prompts only after a user: 13 of 3,965 conversations are counted wrong.
+# The judge's two disagreements, both of a template that prints a message otherwise when it is last:
+# Llama Guard's talk stands inside a question that always ends with its prompt, and Nemotron prints
+# nothing for an empty answer at the end, so that prefix renders put the border elsewhere.
 KNOWN = {
-    "hfjs-Llama-Guard-3-11B-Vision",
-    "lcpp-Apriel-1.6-15b-Thinker-fixed",
-    "vllm-alpaca",
-    "vllm-chatglm",
-    "vllm-chatglm2",
-    "vllm-inkbot",
+    ("hfjs-Llama-Guard-3-11B-Vision", "parts"),
+    ("lcpp-NVIDIA-Nemotron-Nano-v2", "empty content"),
 }
 
 
@@ -28,14 +25,13 @@ def test_words_train_where_the_assistant_says_them_on_real_templates(shared: Pat
     totals: dict[str, Counter[str]] = {"ours": Counter(), "prefixes": Counter()}
     wrong = set()
     for entry in map(json.loads, lines):
-        for _, method, verdict in judge_template(entry["template"]):
+        for case, method, verdict in judge_template(entry["template"]):
             totals[method][verdict.kind] += 1
             if method == "ours" and verdict.kind == "wrong":
-                wrong.add(entry["name"])
+                wrong.add((entry["name"], case))
     ours, prefixes = totals["ours"], totals["prefixes"]
     judged = ours["right"] + ours["reject"] + ours["wrong"]
     assert judged > 3900
-    assert ours["right"] / judged > 0.95
-    assert ours["wrong"] <= 13
+    assert ours["right"] / judged >= 0.997
     assert wrong <= KNOWN
     assert ours["right"] > prefixes["right"] + 800

@@ -119,3 +119,29 @@ def test_a_real_tokenizer_gives_templates_the_tokens_that_transformers_gives(
         assert template.render(conversation).text == text
         compared += 1
     assert compared >= 10
+
+
+def test_what_generation_tags_enclose_is_what_transformers_says(shared: Path, theirs: Any) -> None:
+    lines = (shared / "templates" / "templates.jsonl").read_text(encoding="utf-8").splitlines()
+    compared = 0
+    for entry in map(json.loads, lines):
+        if "generation %}" not in entry["template"].replace("endgeneration %}", ""):
+            continue
+        template = Template(entry["template"], variables=SPECIAL, today=DAY)
+        for case in cases():
+            conversation = apply(template.form, Conversation(case.messages))
+            try:
+                ours = template.render(conversation)
+            except RecordError:
+                continue
+            text, tagged = theirs(
+                [conversation.messages],
+                chat_template=entry["template"],
+                return_assistant_tokens_mask=True,
+                **SPECIAL,
+            )
+            assert ours.text == text[0]
+            assert ours.generated is not None
+            assert list(ours.generated) == [tuple(s) for s in tagged[0] if s[0] < s[1]]
+            compared += 1
+    assert compared > 100

@@ -175,3 +175,37 @@ def test_matches_that_touch_are_one() -> None:
     assert weighed.loss_scale.tolist() == [0, 0.5]
     assert weighed.claims[0].spans == 4
     assert weighed.claims[0].straddling == 0
+
+
+@given(batches(), st.data())
+def test_a_token_has_the_own_weight_of_most_of_it(
+    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]], data: st.DataObject
+) -> None:
+    """Spans and the gaps between them count alike; of two equal shares the earlier decides."""
+    texts, encoded, spans = batch
+    weights = [float(data.draw(st.sampled_from([0.0, 0.25, 0.5, 2.0]))) for _ in spans]
+    everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
+    weighed = weigh(
+        encoded,
+        texts,
+        everything,
+        [],
+        scales=spans_of(spans),
+        scale_weights=np.array(weights, np.float32),
+    )
+    tiles: list[tuple[int, float]] = []  # the tile and the weight of each byte
+    by_byte = {b: i for i, span in enumerate(spans) for b in bytes_inside(texts, span)}
+    tile = 0
+    for byte in range(len(encoded.text)):
+        mine = by_byte.get(byte, -1)
+        if byte and mine != by_byte.get(byte - 1, -1):
+            tile += 1
+        tiles.append((tile, weights[mine] if mine >= 0 else 1.0))
+    for token in range(len(encoded.ids)):
+        if token in encoded.firsts[:-1]:
+            continue
+        shares: dict[tuple[int, float], int] = {}
+        for byte in sorted(token_bytes(encoded, token)):
+            shares[tiles[byte]] = shares.get(tiles[byte], 0) + 1
+        best = max(shares, key=lambda t: (shares[t], -t[0]))
+        assert weighed.own[token] == weighed.loss_scale[token] == np.float32(best[1])
