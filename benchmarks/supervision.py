@@ -30,6 +30,7 @@ from pipeline.template import Template
 Spans: TypeAlias = "dict[int, list[tuple[int, int]]]"  # assistant message -> trained characters
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 DAY = datetime.date(2026, 3, 14)
+_KINDS = ("right", "reject", "wrong")
 _CONTROL = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>|<(?:end_of_turn|start_of_turn|eos|bos)>|\[/?INST\]")
 
 
@@ -281,14 +282,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.supervision", description=__doc__)
     parser.add_argument("templates", type=Path, help="JSON lines with name and template")
     parser.add_argument("--all", action="store_true", help="print each reject and wrong case")
+    parser.add_argument("--table", action="store_true", help="print a line for each template")
     args = parser.parse_args(argv)
     totals: dict[str, Counter[str]] = {"ours": Counter(), "prefixes": Counter()}
+    if args.table:
+        print(f"{'':<48}{'ours':>24}{'prefixes':>24}")
+        print(f"{'template':<48}{''.join(f'{kind:>8}' for _ in totals for kind in _KINDS)}")
     for line in args.templates.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
+        mine: dict[str, Counter[str]] = {"ours": Counter(), "prefixes": Counter()}
         for case, method, verdict in judge_template(entry["template"]):
+            mine[method][verdict.kind] += 1
             totals[method][verdict.kind] += 1
             if args.all and method == "ours" and verdict.kind in ("reject", "wrong"):
                 print(f"{verdict.kind}  {entry['name']}  {case}: {verdict.why}")
+        if args.table:
+            cells = [f"{mine[m][kind]:>8}" for m in totals for kind in _KINDS]
+            print(f"{entry['name']:<48}{''.join(cells)}")
     print(f"{'method':<10} {'right':>7} {'reject':>7} {'wrong':>7} {'share right':>12}")
     for method, counts in totals.items():
         judged = counts["right"] + counts["reject"] + counts["wrong"]
