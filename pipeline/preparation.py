@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-
-import numpy as np
-import numpy.typing as npt
 
 from pipeline.conversation import Conversation, Weights
 from pipeline.errors import RecordError
@@ -16,7 +14,7 @@ from pipeline.markers import Markers
 from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, make_quotation
 from pipeline.rules import Claim, RuleSet
-from pipeline.scales import Scale, scale_turns
+from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
@@ -40,12 +38,12 @@ class Prepared:
     text: str
     turns: list[Turn]
     claims: list[Claim]
-    scales: list[Scale] = field(default_factory=list)
-    quoted: list[Span] = field(default_factory=list)
-    counts: Mapping[str, int] = field(default_factory=dict)
+    scales: list[Scale] = dataclasses.field(default_factory=list)
+    quoted: list[Span] = dataclasses.field(default_factory=list)
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     whole: bool = False
     weights: Weights = _NONE
-    parts: Mapping[int, Sequence[Scale]] = field(default_factory=dict)
+    parts: Mapping[int, Sequence[Scale]] = dataclasses.field(default_factory=dict)
 
     def rescaled(self, factor: float) -> Prepared:
         """The same row, all of it *factor* times as heavy."""
@@ -78,7 +76,7 @@ class Preparation:
         Raises RecordError for what cannot be rendered, established or honoured.
         """
         weights = conversation.weights or _NONE
-        _refuse_weights(conversation, weights)
+        refuse_weights(conversation, weights)
         speakers = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
         supervised = [i for i in speakers if weights.messages.get(i) != 0]
         if self.policy.turns == "as_rendered":
@@ -119,7 +117,7 @@ class Preparation:
             sure=self.policy.unsure == "reject",
         )
         text, turns = self._close(rendered.text, turns)
-        parts = _weighted_parts(weights, traced) if traced else {}
+        parts = find_parts(weights, traced) if traced else {}
         return Prepared(
             record,
             text,
@@ -214,7 +212,9 @@ def _combined(rendered: Rendered, traced: Rendered) -> Rendered:
         hooked or subtract(found, taken)
         for hooked, found in zip(rendered.owned, traced.owned, strict=True)
     ]
-    return replace(rendered, owned=owned, marks=traced.marks, origins=traced.origins)
+    return replace(
+        rendered, owned=owned, marks=traced.marks, origins=traced.origins, own=traced.own
+    )
 
 
 def _until(conversation: Conversation, last: int) -> Conversation:
@@ -244,54 +244,6 @@ def _stopped_at(turn: Turn, stop: int, end: int) -> Turn:
     *before, (start, _) = turn.outputs
     ranges = [*turn.ranges[:-1], Span(turn.ranges[-1].start, end)]
     return turn._replace(ranges=ranges, outputs=[*before, Span(start, end)], stop=stop)
-
-
-def _refuse_weights(conversation: Conversation, weights: Weights) -> None:
-    """A weight that the data asks for is honoured or refused, never passed over."""
-    asked = [(i, weight) for i, weight in weights.messages.items()]
-    asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
-    for index, weight in asked:
-        role = conversation.messages[index]["role"]
-        if weight and role != "assistant":
-            raise RecordError(
-                "parse",
-                "unsupported_weight",
-                f"weighs {weight:g}, but only what the assistant says carries loss; use 0 or drop "
-                "the key",
-                field=f"messages[{index}]",
-            )
-
-
-def _weighted_parts(weights: Weights, traced: Rendered) -> dict[int, list[Scale]]:
-    """Where the parts with weights stand in the text, by message.
-
-    Raises RecordError(``render``, ``weight_untraced``) where that is not known of a character.
-    """
-    codes = traced.codes()
-    unknown = any((codes == c).any() for c, o in enumerate(traced.origins) if o.field == "?")
-    found: dict[int, list[Scale]] = {}
-    for index, parts in weights.parts.items():
-        for code, origin in enumerate(traced.origins):
-            if origin.message != index or not origin.field.startswith("content["):
-                continue
-            start, end, weight = parts[int(origin.field[len("content[") : -1])]
-            runs = _runs(codes == code)
-            if unknown and sum(b - a for a, b in runs) < end - start:
-                raise RecordError(
-                    "render",
-                    "weight_untraced",
-                    "the template edits it in a way that cannot be followed, so that the weight "
-                    "of a part has no certain place; weigh the message instead",
-                    field=f"messages[{index}].content",
-                )
-            found.setdefault(index, []).extend(Scale(a, b, weight) for a, b in runs)
-    return {index: sorted(scales) for index, scales in found.items()}
-
-
-def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Where flags are set, as half-open ranges."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) -> list[str]:

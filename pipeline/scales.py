@@ -6,7 +6,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.conversation import Conversation, Weights
+from pipeline.errors import RecordError
 from pipeline.regions import Region
+from pipeline.template import Rendered
 from pipeline.turns import Turn
 
 
@@ -66,3 +72,61 @@ def cut_regions(regions: Iterable[Region], scales: Sequence[Scale]) -> Iterator[
 def restore_scales(regions: Iterable[Region]) -> list[Scale]:
     """The scales that cut *regions*."""
     return sorted(Scale(r.start, r.end, r.weight) for r in regions if r.weight != 1)
+
+
+def refuse_weights(conversation: Conversation, weights: Weights) -> None:
+    """A weight that the data asks for is honoured or refused, never passed over."""
+    asked = [(i, weight) for i, weight in weights.messages.items()]
+    asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+    for index, weight in asked:
+        role = conversation.messages[index]["role"]
+        if weight and role != "assistant":
+            raise RecordError(
+                "parse",
+                "unsupported_weight",
+                f"weighs {weight:g}, but only what the assistant says carries loss; use 0 or drop "
+                "the key",
+                field=f"messages[{index}]",
+            )
+
+
+def find_parts(weights: Weights, traced: Rendered) -> dict[int, list[Scale]]:
+    """Where the parts with weights stand in the text, by message.
+
+    Raises RecordError(``render``, ``weight_untraced``) where that is not known of a character.
+    """
+    codes = traced.codes()
+    unknown = [code for code, origin in enumerate(traced.origins) if origin.field == "?"]
+    followed = not np.isin(codes, unknown).any()
+    runs = _runs(codes)
+    found: dict[int, list[Scale]] = {}
+    for index, parts in weights.parts.items():
+        for code in traced.own.get(index, ()):
+            field = traced.origins[code].field
+            if not field.startswith("content["):
+                continue
+            start, end, weight = parts[int(field[len("content[") : -1])]
+            mine = runs.get(code, [])
+            if not followed and sum(b - a for a, b in mine) < end - start:
+                raise RecordError(
+                    "render",
+                    "weight_untraced",
+                    "the template edits it in a way that cannot be followed, so that the weight "
+                    "of a part has no certain place; weigh the message instead",
+                    field=f"messages[{index}].content",
+                )
+            found.setdefault(index, []).extend(Scale(a, b, weight) for a, b in mine)
+    return {index: sorted(scales) for index, scales in found.items()}
+
+
+def _runs(codes: npt.NDArray[np.uint32]) -> dict[int, list[tuple[int, int]]]:
+    """Where each code stands, as half-open ranges."""
+    edges = np.flatnonzero(np.diff(codes)) + 1
+    starts = np.concatenate(([0], edges)) if len(codes) else edges
+    ends = np.append(edges, len(codes))
+    runs: dict[int, list[tuple[int, int]]] = {}
+    for code, start, end in zip(
+        codes[starts].tolist(), starts.tolist(), ends.tolist(), strict=False
+    ):
+        runs.setdefault(code, []).append((start, end))
+    return runs

@@ -152,24 +152,15 @@ def _shared(text: str, said: str, prompt: Prompt, markers: Markers) -> int:
     return best
 
 
-def _own_codes(rendered: Rendered, index: int) -> list[int]:
-    """What marks characters that the record's message *index* said itself."""
-    return [
-        code
-        for code, origin in enumerate(rendered.origins)
-        if origin.message == index and origin.field not in ("", "?")
-    ]
-
-
 def first_of(rendered: Rendered, index: int, span: Span) -> int | None:
     """In a traced render, the first character in *span* that message *index* said itself."""
     inside = codes_of(rendered.marks[span.start : span.end])
-    own = np.flatnonzero(np.isin(inside, _own_codes(rendered, index)))
+    own = np.flatnonzero(np.isin(inside, rendered.own.get(index, ())))
     return span.start + int(own[0]) if len(own) else None
 
 
 def lacks(rendered: Rendered, index: int) -> bool:
     """Whether a traced render is known to have no character of message *index*'s own."""
     unknown = [code for code, origin in enumerate(rendered.origins) if origin.field == "?"]
-    marked = np.isin(codes_of(rendered.marks), [*unknown, *_own_codes(rendered, index)])
+    marked = np.isin(codes_of(rendered.marks), [*unknown, *rendered.own.get(index, ())])
     return not marked.any()

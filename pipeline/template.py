@@ -34,7 +34,8 @@ class Rendered:
     ``called[i]`` reaches from the first to the last character that was printed while the template
     looped over message *i*'s tool calls; it has no entry where it printed none there.
 
-    A traced render also has the origin of each character: ``origins[ord(marks[i])]``.
+    A traced render also has the origin of each character: ``origins[ord(marks[i])]``; the indices
+    in ``own[i]`` are of what message *i* says itself.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Rendered:
     called: Mapping[int, Span] = field(default_factory=dict)
     marks: str = ""
     origins: Sequence[Origin] = ()
+    own: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def origin_at(self, index: int) -> Origin:
         """Of the character at *index* of a traced render."""
@@ -123,7 +125,12 @@ class Template:
             raise _differs("the traced text is another")
         marks = environment.marks_printed()
         owned = owned_by(marks, legend.origins, len(messages))
-        return replace(traced, owned=owned, marks=marks, origins=tuple(legend.origins))
+        own: dict[int, list[int]] = {}
+        for code, origin in enumerate(legend.origins):
+            if origin.field not in ("", "?"):
+                own.setdefault(origin.message, []).append(code)
+        origins = tuple(legend.origins)
+        return replace(traced, owned=owned, marks=marks, origins=origins, own=own)
 
     def _render(self, conversation: Conversation, *, prompt: bool) -> Rendered:
         messages = [_alias_reasoning(m) for m in conversation.messages]
