@@ -124,6 +124,11 @@ def cases() -> list[Case]:
         Case("two assistants").say("user").say("assistant").say("assistant"),
         Case("white space").say("user", "  {} \n").say("assistant", "\n {}  \n\n"),
         Case("empty content").say("user").say("assistant", "").say("user").say("assistant"),
+        Case("repeated content")
+        .say("user", "{}: yes")
+        .say("assistant", "yes {} yes")
+        .say("user", "{}: yes")
+        .say("assistant", "yes {} yes"),
         Case("parts").say("user", "{} and").say("assistant", "{} or").parted(),
         Case("special text").say("user", odd).say("assistant", "{} fine"),
         Case("special answer").say("user").say("assistant", "{} <b>{}</b> & \"'"),

@@ -7,10 +7,16 @@ for null content (GLM-4.7). Of the forms that a probe prints well, the first is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from pipeline.conversation import Conversation, with_empty_content, with_string_arguments
+from pipeline.conversation import (
+    Conversation,
+    with_empty_content,
+    with_string_arguments,
+    with_text_parts,
+)
 from pipeline.errors import RecordError, TemplateError
 
 Form: TypeAlias = tuple[Callable[[Conversation], Conversation], ...]
@@ -22,13 +28,16 @@ _FORMS: tuple[Form, ...] = (
     (with_string_arguments,),
     (with_string_arguments, with_empty_content),
 )
+_TAGS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 _VALUE = "probe-7351"
 
 
-def choose_form(render: Callable[[Conversation], str], source: str) -> Form:
-    """What to apply to each conversation before *render*; nothing where no form prints a call."""
+def choose_form(render: Callable[[Conversation], str], source: str) -> tuple[Form, bool]:
+    """What to apply to each conversation before *render*, and whether that prints calls."""
     none_is_meant = "None" in source
-    for form in _FORMS:
+    parts = _choose_parts(render)
+    for calls in _FORMS:
+        form = (*calls, *parts)
         try:
             text = render(apply(form, _probe()))
         except RecordError as error:
@@ -36,8 +45,26 @@ def choose_form(render: Callable[[Conversation], str], source: str) -> Form:
                 raise TemplateError(f"chat template: {error}") from error
             continue
         if _VALUE in text and '\\"' not in text and (none_is_meant or "None" not in text):
-            return form
-    return ()
+            return form, True
+    return parts, False
+
+
+def _choose_parts(render: Callable[[Conversation], str]) -> Form:
+    """Parts instead of a string, for templates that print nothing of a string (Idefics 3).
+
+    Not where prose follows the assistant's last words: Llama Guard's talk is a part of a question.
+    """
+    talk = Conversation(
+        [{"role": "user", "content": "Q"}, {"role": "assistant", "content": _VALUE}]
+    )
+    try:
+        if _VALUE in render(talk):
+            return ()
+        _, said, tail = render(with_text_parts(talk)).partition(_VALUE)
+    except RecordError:
+        return ()
+    prose = any(map(str.isalpha, _TAGS.sub("", tail)))
+    return (with_text_parts,) if said and not prose else ()
 
 
 def apply(form: Form, conversation: Conversation) -> Conversation:

@@ -165,7 +165,8 @@ def charge_filters(environment: Metered) -> None:
 
 
 def _divided(meter: Meter, value: Any, number: Any = 2) -> int:
-    return formatted(value, (number,), None, meter) if isinstance(value, (str, bytes)) else 0
+    values = number if isinstance(number, tuple) else (number,)
+    return formatted(value, values, None, meter) if isinstance(value, (str, bytes)) else 0
 
 
 def _written(cost: Callable[..., int], meter: Meter, value: Any, *args: Any, **kwargs: Any) -> int:

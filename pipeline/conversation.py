@@ -114,3 +114,14 @@ def with_empty_content(conversation: Conversation) -> Conversation:
         for message in conversation.messages
     ]
     return replace(conversation, messages=messages)
+
+
+def with_text_parts(conversation: Conversation) -> Conversation:
+    """Content as a list of one text part, for templates that read nothing else (Idefics 3)."""
+    messages = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message["content"], str)
+        else message
+        for message in conversation.messages
+    ]
+    return replace(conversation, messages=messages)

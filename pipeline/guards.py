@@ -7,7 +7,6 @@ of the cost of all guards was spent on printing tools and comparing messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from jinja2 import nodes
@@ -16,91 +15,28 @@ from jinja2.visitor import NodeTransformer
 
 from pipeline.charges import PLAIN
 from pipeline.environment import Generator
+from pipeline.givens import Given, is_constant
 from pipeline.limits import SMALL
 
 _WIDE = 32  # operands of + that may meet in one expression before each sum is looked at
 _BODY = 32  # nodes of a loop's body that one step pays for
 _GROWING: tuple[type[nodes.Expr], ...] = (nodes.Add, nodes.Concat, nodes.Slice)
+_MAKING: tuple[type[nodes.Expr], ...] = (nodes.Call, nodes.Filter, nodes.Mod, nodes.Mul)
 _SCALAR = (nodes.Compare, nodes.Not, nodes.Sub, nodes.Test)  # truths and numbers, whatever is in
-_RECORD = frozenset({"messages", "tools", "documents"})
-_SPECIAL = frozenset({"caller", "kwargs", "loop", "self", "super", "varargs"})  # bound by Jinja
+# Methods of strings that make no more than the string.
+_MODEST = frozenset(
+    {"capitalize", "count", "endswith", "find", "index", "isdigit", "lower", "lstrip", "partition"}
+    | {"removeprefix", "removesuffix", "rfind", "rpartition", "rsplit", "rstrip", "split"}
+    | {"splitlines", "startswith", "strip", "title", "upper"}
+)
 _PREFIX = "guard:"  # no name that a template or an extension could write
-UNCHARGED = "tojson:uncharged"  # the filter for parts of the record
 # Guards that let short strings pass: a call for each would cost more than all the rest.
 _IN_LINE = {
     "limit_sized": f" is str and len(shown) <= {SMALL}",
     "limit_kept": f" is str and len(shown) <= {SMALL}",
-    "limit_made": f" is str and len(shown) <= {SMALL}",
     "limit_compared": " is str",
     "limit_searched": f" is not str or len(shown) <= {SMALL}",
 }
-
-
-class Given:
-    """What an expression takes from the record alone: each such value is a part of a JSON tree.
-
-    A name counts where every assignment in the template gives it such a value.
-    """
-
-    def __init__(self, tree: nodes.Template) -> None:
-        bound: dict[str, list[nodes.Expr | None]] = {}
-        for name, value in _bindings(tree):
-            bound.setdefault(name, []).append(value)
-        self._names: set[str] = {*_RECORD, *bound} - _SPECIAL
-        before = -1
-        while before != len(self._names):
-            before = len(self._names)
-            for name, values in bound.items():
-                if not all(value is not None and self.covers(value) for value in values):
-                    self._names.discard(name)
-
-    def covers(self, node: Any) -> bool:
-        """Whether *node* is constant, or a part of the record."""
-        if isinstance(node, nodes.Name):
-            return node.name in self._names
-        if isinstance(node, (nodes.Getattr, nodes.Getitem)):
-            return self.covers(node.node)
-        if isinstance(node, nodes.Call):  # x.items(), x.get('y')
-            method = node.node
-            return (
-                isinstance(method, nodes.Getattr)
-                and method.attr in ("get", "items", "keys", "values")
-                and all(map(self.covers, [method.node, *node.args]))
-            )
-        if isinstance(node, nodes.Filter):  # a choice of items, or one of them
-            return node.name in ("first", "items", "last", "selectattr") and self.covers(node.node)
-        if isinstance(node, nodes.CondExpr):
-            return self.covers(node.expr1) and (node.expr2 is None or self.covers(node.expr2))
-        if isinstance(node, nodes.Or):
-            return self.covers(node.left) and self.covers(node.right)
-        return is_constant(node)
-
-
-def _bindings(tree: nodes.Template) -> Iterator[tuple[str, nodes.Expr | None]]:
-    """Each name that the template assigns, and its value; None where that can be anything."""
-    known: set[int] = set()
-    pairs: list[tuple[nodes.Node, Any]] = []
-    for loop in tree.find_all(nodes.For):
-        iterated = None if loop.recursive else loop.iter
-        targets = loop.target.items if isinstance(loop.target, nodes.Tuple) else [loop.target]
-        pairs += [(target, iterated) for target in targets]
-    pairs += [(statement.target, statement.node) for statement in tree.find_all(nodes.Assign)]
-    for target, value in pairs:
-        if isinstance(target, nodes.Name):
-            known.add(id(target))
-            yield target.name, value
-    for name in tree.find_all(nodes.Name):
-        if name.ctx != "load" and id(name) not in known:
-            yield name.name, None
-
-
-def is_constant(node: nodes.Node) -> bool:
-    """Whether the template's text says all of the value."""
-    if isinstance(node, nodes.Pair):
-        return is_constant(node.key) and is_constant(node.value)
-    if isinstance(node, (nodes.List, nodes.Tuple, nodes.Dict)):
-        return all(map(is_constant, node.items))
-    return isinstance(node, nodes.Const)
 
 
 class Guards(NodeTransformer):
@@ -176,8 +112,9 @@ class Guards(NodeTransformer):
         harmless = node.name == "tojson" and node.node is not None and self._is_plain_json(node)
         self.generic_visit(node)
         if harmless:
-            node.name = UNCHARGED
-            return _guarded("limit_made", node)
+            call = _guarded("limit_json", node.node)
+            call.kwargs = list(node.kwargs)  # type: ignore[arg-type] # Jinja says pairs, and means these
+            return call
         if node.name in PLAIN and node.node is not None:
             node.node = _guarded("limit_sized", node.node)
         return node
@@ -204,6 +141,18 @@ def _grows(node: nodes.Expr) -> bool:
     return grows and node.find(nodes.Name) is not None
 
 
+def _makes(node: nodes.Expr) -> bool:
+    """Whether a new text can come of it: in a macro even short ones are kept until its end."""
+    return _grows(node) or any(isinstance(node, k) or node.find(k) is not None for k in _MAKING)
+
+
+def _is_short(node: nodes.Call) -> bool:
+    """A call of a method that makes no more than its string, whose arguments can stand twice."""
+    if node.kwargs or node.dyn_args or node.dyn_kwargs or not isinstance(node.node, nodes.Getattr):
+        return False
+    return node.node.attr in _MODEST and all(isinstance(a, nodes.Const) for a in node.args)
+
+
 def _short(value: Any) -> bool:
     return value <= 16 if isinstance(value, int) else len(value) <= 16
 
@@ -220,29 +169,54 @@ class GuardedGenerator(Generator):
     def visit_Call(  # noqa: N802 - Jinja's visitor names
         self, node: nodes.Call, frame: Frame, forward_caller: bool = False
     ) -> None:
-        called = node.node
-        if not (isinstance(called, nodes.EnvironmentAttribute) and called.name.startswith(_PREFIX)):
+        called: Any = node.node
+        if isinstance(called, nodes.EnvironmentAttribute) and called.name.startswith(_PREFIX):
+            self._write_guard(node, called.name[len(_PREFIX) :], frame)
+        elif isinstance(called, nodes.ExtensionAttribute):  # our own: nothing to ask the sandbox
+            self.visit(called, frame)
+            self.write("(caller=caller)" if forward_caller else "()")
+        elif _is_short(node):
+            self._write_method(node, called.node, called.attr, frame)
+        else:
             super().visit_Call(node, frame, forward_caller=forward_caller)
-            return
-        name = called.name[len(_PREFIX) :]
+
+    def _write_method(self, node: nodes.Call, owner: nodes.Expr, name: str, frame: Frame) -> None:
+        """Of a short string in place: it pays for the guards of the whole template."""
+        self.write(f"(shown.{name}(")
+        for argument in node.args:
+            self.visit(argument, frame)
+            self.write(", ")
+        self.write(") if type(shown := ")
+        self.visit(owner, frame)
+        self.write(f") is str and len(shown) <= {SMALL} else ")
+        # As Parser.free_identifier makes them: there is no other way.
+        shown = object.__new__(nodes.InternalName)
+        nodes.Node.__init__(shown, "shown", lineno=node.lineno)
+        method = nodes.Getattr(shown, name, "load", lineno=node.lineno)
+        super().visit_Call(nodes.Call(method, node.args, [], None, None, lineno=node.lineno), frame)
+        self.write(")")
+
+    def _write_guard(self, node: nodes.Call, name: str, frame: Frame) -> None:
         passing = _IN_LINE.get(name)
         self.write("(shown if type(shown := " if passing else f"environment.{name}(")
         self.visit(node.args[0], frame)
         if passing:
             self.write(f"){passing} else environment.{name}(shown")
-        for argument in node.args[1:]:
+        for argument in (*node.args[1:], *node.kwargs):
             self.write(", ")
             self.visit(argument, frame)
         self.write("))" if passing else ")")
 
     def visit_Mod(self, node: nodes.BinExpr, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor names
-        for form in (
-            "(shown % ",
-            " if type(shown := ",
-            ") is int else environment.limit_divided(shown, ",
-        ):
-            self.write(form)
-            self.visit(node.left if form.startswith(" if") else node.right, frame)
+        if not isinstance(node.right, nodes.Const):  # written twice: operands of operands of ...
+            super().visit_Mod(node, frame)
+            return
+        self.write("(shown % ")
+        self.visit(node.right, frame)
+        self.write(" if type(shown := ")
+        self.visit(node.left, frame)
+        self.write(") is int else environment.limit_divided(shown, ")
+        self.visit(node.right, frame)
         self.write("))")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor names
@@ -259,6 +233,8 @@ class GuardedGenerator(Generator):
         if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
             super()._output_child_pre(node, frame, finalize)
             self.write("environment.limit_sized(")
+        elif frame.buffer is not None and _makes(node):
+            self.write("environment.limit_printed(")
         else:
             # As fast as the str() that it replaces.
             self.write("(shown if type(shown := ")
@@ -267,6 +243,8 @@ class GuardedGenerator(Generator):
         if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
             self.write(")")
             super()._output_child_post(node, frame, finalize)
+        elif frame.buffer is not None and _makes(node):
+            self.write(")")
         else:
             short = f" and len(shown) <= {SMALL}" if _grows(node) else ""
             self.write(f") is str{short} else environment.limit_shown(shown))")

@@ -66,9 +66,8 @@ class Preparation:
             eos=str(template.variables.get("eos_token") or ""),
             told=(*policy.stop_tokens, *tokenizer.vocabulary.stop_tokens),
         )
-        self.quotation: Quotation = make_quotation(
-            () if policy.control_tokens == "allow" else tokenizer.control_tokens, template.source
-        )
+        watched = () if policy.control_tokens == "allow" else tokenizer.control_tokens
+        self.quotation: Quotation = make_quotation(watched, template)
 
     def prepare(self, record: Record, conversation: Conversation) -> Iterator[Prepared]:
         """The rows of a record: one, or with ``fan_out`` one for each message that is supervised.
@@ -169,6 +168,10 @@ class Preparation:
             self.surroundings.rewrites(setting, turn.message) for turn in turns if turn.outputs
         )
         counts["quoted_control_tokens"] = len(quoted)
+        if not self.template.prints_calls:
+            lost = sum(len(m.get("tool_calls") or ()) for m in conversation.messages)
+            if lost:
+                counts["unrendered.tool_calls"] = lost
         return counts
 
 

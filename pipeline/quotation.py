@@ -13,22 +13,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2 import nodes
 
-from pipeline.conversation import Conversation
+from pipeline.conversation import Arguments, Conversation
+from pipeline.environment import HookedEnvironment
 from pipeline.errors import RecordError
 from pipeline.spans import Span
-from pipeline.template import Rendered
+from pipeline.template import Rendered, Template
 
 # What an assistant may write itself where its reasoning stands in its content.
 _MARKUP = re.compile(r"</?(?:\w+:)?think(?:ing)?>|\[/?THINK\]")
-_BARRED = frozenset("|｜")
-# Pieces of a token can meet where a template takes out what stood between them.
-_EDITS = re.compile(r"replace|join")
+_BARS = "|｜"
+_SPLITS = frozenset(("split", "rsplit", "splitlines", "partition", "rpartition"))
+_CHANGES: Mapping[str, Callable[[str], str]] = {
+    "lower": str.lower,
+    "casefold": str.casefold,
+    "upper": str.upper,
+    "title": str.title,
+    "capitalize": str.capitalize,
+    "swapcase": str.swapcase,
+}
+_LEAST = 3  # characters of half a token that are worth looking for
+_KNOWN = frozenset(("role", "content", "reasoning_content", "reasoning", "thinking", "tool_calls"))
 
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """``hints`` are the texts one of which a conversation must hold to spell a control token."""
+    """``hints`` are texts; without one of them a conversation can spell no control token."""
 
     hints: tuple[str, ...]
 
@@ -42,23 +53,105 @@ class Quotation:
         return False
 
 
-def make_quotation(control: Collection[str], source: str) -> Quotation:
-    """For a tokenizer's *control* tokens in the template *source*.
+def make_quotation(control: Collection[str], template: Template) -> Quotation:
+    """For a tokenizer's *control* tokens.
 
-    A token such as ``<|im_end|>`` is hinted at by two characters from either end, as part of it may
-    be the template's or be put together by an edit; one such as ``</s>`` by all of it (by two
-    characters where the template edits), which HTML would else set off each time.
+    A token may get its ends from the template (``'<' ~ name ~ '>'``), so only what is left of it
+    must be the data's; that may stand in two fields which are printed side by side, so one half of
+    it must be in one of them. Where the template puts pieces together, its most telling character
+    is all there is to look for.
     """
-    edits = bool(_EDITS.search(source))
+    tree = HookedEnvironment(template.today).parse(template.source)
+    literals = {*_literals(tree), *map(str, template.variables.values())}
+    borders = {text for literal in literals for text in (literal, literal.strip())}
+    joins, cases = _joins(tree, control), _cases(tree)
     hints: set[str] = set()
     for token in control:
-        if len(token) > 3 and not _BARRED.isdisjoint(token):
-            hints |= {token[:2], token[-2:]}
-        elif len(token) > 3 and edits:
-            hints.add(token[:2])
+        core = _core(token, borders)
+        half = len(core) // 2
+        if joins or any(change(token) == token != token.swapcase() for change in cases):
+            hints.add(_telling(core))
+        elif half >= _LEAST:
+            hints |= {_begin(core[:half]), _begin(core[half:][::-1])[::-1]}
         else:
-            hints.add(token)
-    return Quotation(tuple(sorted(hints - {""})))
+            hints.add(core)
+    shortest = sorted(hints, key=len)
+    return Quotation(
+        tuple(h for i, h in enumerate(shortest) if not any(o in h for o in shortest[:i]))
+    )
+
+
+def _literals(tree: nodes.Template) -> Iterator[str]:
+    for data in tree.find_all(nodes.TemplateData):
+        yield data.data
+    for constant in tree.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            yield constant.value
+
+
+def _applied(tree: nodes.Template) -> Iterator[tuple[str, list[nodes.Expr]]]:
+    """Names of filters and methods, with their arguments."""
+    for node in tree.find_all((nodes.Filter, nodes.Call)):
+        if isinstance(node, nodes.Filter):
+            yield node.name, node.args
+        elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+            yield node.node.attr, node.args
+
+
+def _joins(tree: nodes.Template, control: Collection[str]) -> bool:
+    """Whether pieces of one text can meet: around what is taken out, or by a join or a format.
+
+    Not where a constant that no token has comes between them.
+    """
+    sliced = {id(node.node) for node in tree.find_all(nodes.Getitem)}
+    for node in tree.find_all(nodes.Call):
+        # Of what is split one piece is as good as the whole; several may be printed in a row.
+        split = isinstance(node.node, nodes.Getattr) and node.node.attr in _SPLITS
+        if split and id(node) not in sliced:
+            return True
+    for name, args in _applied(tree):
+        between = args[-1] if name == "replace" and args else args[0] if args else None
+        text = between.value if isinstance(between, nodes.Const) else ""
+        apart = text and not any(text in token for token in control)
+        if name in ("replace", "join") and not apart:
+            return True
+        if name in ("format", "format_map", "translate"):
+            return True
+    # `loop.index0 % 2` is no format.
+    return not all(isinstance(node.right, nodes.Const) for node in tree.find_all(nodes.Mod))
+
+
+def _cases(tree: nodes.Template) -> list[Callable[[str], str]]:
+    """Changes of case that the template makes: a token that they leave alone may come of them."""
+    names = {name for name, _ in _applied(tree)}
+    return [change for name, change in _CHANGES.items() if name in names]
+
+
+def _core(token: str, borders: Collection[str]) -> str:
+    """What no literal gives of it: a literal may end as the token begins, or begin as it ends."""
+    first, last = 0, len(token)
+    for border in borders:
+        for length in range(len(token) - 1, first, -1):
+            if border.endswith(token[:length]):
+                first = length
+        for length in range(len(token) - 1, len(token) - last, -1):
+            if border.startswith(token[-length:]):
+                last = len(token) - length
+    return token[first:last]
+
+
+def _begin(half: str) -> str:
+    """As much of it as is rare: through a bar and no shorter than two characters, or all."""
+    bars = [i for i, c in enumerate(half) if c in _BARS]
+    if not bars:
+        return half
+    return half[: max(bars[0] + 1, 2 if bars[0] else _LEAST)]
+
+
+def _telling(core: str) -> str:
+    """A character that text seldom has, in either case the same."""
+    marks = sorted((c for c in core if not c.isalnum()), key=lambda c: (c not in _BARS, c))
+    return marks[0] if marks else core[:1] and ""
 
 
 def _strings(conversation: Conversation) -> Iterator[str]:
@@ -69,6 +162,8 @@ def _strings(conversation: Conversation) -> Iterator[str]:
                     yield value
             elif value:
                 yield from _nested(value)
+            if key not in _KNOWN:
+                yield key
     if conversation.tools:
         yield from _nested(conversation.tools)
     if conversation.kwargs:
@@ -79,6 +174,8 @@ def _nested(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
+        if isinstance(value, Arguments):
+            yield value.written  # a key that it repeats is not in the mapping
         for key, item in value.items():
             if isinstance(key, str):
                 yield key

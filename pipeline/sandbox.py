@@ -11,34 +11,36 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jinja2
+import jinja2.sandbox
 from jinja2 import nodes
 from jinja2.runtime import Context, LoopContext, Macro
 
 from pipeline.charges import METHODS, SCALARS, charge_filters, formatted, width
 from pipeline.environment import HookedEnvironment
-from pipeline.guards import UNCHARGED, GuardedGenerator, Guards
+from pipeline.guards import GuardedGenerator, Guards
 from pipeline.limits import ITEM, SMALL, Limits, Meter, size, stopped
 
+_call_safely = jinja2.sandbox.SandboxedEnvironment.call
 _LIPSUM = jinja2.defaults.DEFAULT_NAMESPACE["lipsum"]
 
 
 class LimitedEnvironment(HookedEnvironment):
     """The hooked environment, whose renders report what they take to ``meter``.
 
-    Set a fresh `Meter` before each render.
+    ``meter.begin`` comes before each render.
     """
 
     # A 31st attribute in ``__dict__`` ends Python's cached look-ups of all of them: a tenth of a
     # small render was lost by it.
-    __slots__ = ("heaviest", "meter")
+    __slots__ = ("heaviest", "meter", "write_json")
 
     code_generator_class = GuardedGenerator
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self, today: datetime.date, limits: Limits) -> None:
         super().__init__(today)
-        self.meter, self.heaviest = Meter(limits, ()), 1
-        self.filters[UNCHARGED] = self.filters["tojson"]
+        self.meter, self.heaviest = Meter(limits), 1
+        self.write_json = self.filters["tojson"]
         charge_filters(self)
 
     def from_string(self, source: Any, *args: Any, **kwargs: Any) -> jinja2.Template:
@@ -47,7 +49,7 @@ class LimitedEnvironment(HookedEnvironment):
             raise jinja2.TemplateSyntaxError(
                 f"the chat template is longer than {self.meter.limits.source:,} characters", 1
             )
-        self.meter = Meter(self.meter.limits, ())
+        self.meter.begin(None)
         try:
             return super().from_string(source, *args, **kwargs)
         except jinja2.TemplateError:
@@ -93,11 +95,12 @@ class LimitedEnvironment(HookedEnvironment):
             self.meter.keep(site, len(value) * ITEM)
         return value
 
-    def limit_made(self, value: Any) -> Any:
-        """A *value* that may be part of what is printed."""
-        if isinstance(value, str) and len(value) > SMALL:
-            self.meter.make(len(value))
-        return value
+    def limit_json(self, value: Any, **options: Any) -> str:
+        """JSON of a part of the record: as long as that, however long its measure would take."""
+        text: str = self.write_json(value, **options)
+        if len(text) > SMALL:
+            self.meter.make(len(text))
+        return text
 
     def limit_built(self, value: Any) -> Any:
         """A list, tuple or dict of the template's own."""
@@ -138,6 +141,12 @@ class LimitedEnvironment(HookedEnvironment):
             self.meter.make(size(self.meter, value))
         return str(value)
 
+    def limit_printed(self, value: Any) -> str:
+        """What is printed into a macro, a block or a filter's body, which keep it all."""
+        text = value if type(value) is str else str(self.limit_sized(value))
+        self.meter.make(len(text))
+        return text
+
     def limit_sized(self, value: Any) -> Any:
         """A *value* that a filter writes out."""
         self.meter.make(size(self.meter, value))
@@ -164,6 +173,8 @@ class LimitedEnvironment(HookedEnvironment):
     # Called by the sandbox's own code.
 
     def call_binop(self, _: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%":
+            return self.limit_divided(left, right)
         if isinstance(left, int) and isinstance(right, int):
             if operator == "*":
                 self.meter.number(left.bit_length() + right.bit_length())
@@ -172,7 +183,7 @@ class LimitedEnvironment(HookedEnvironment):
         elif operator == "*" and (isinstance(left, int) or isinstance(right, int)):
             times, value = (left, right) if isinstance(left, int) else (right, left)
             if times > 0 and isinstance(value, (str, bytes, list, tuple)):
-                self.meter.make((size(self.meter, value) + ITEM) * times)
+                self.meter.make(size(self.meter, value) * times)
         return self.binop_table[operator](left, right)
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -198,7 +209,7 @@ class LimitedEnvironment(HookedEnvironment):
             if kind is Macro:  # as Context.call does, without asking what a macro is
                 return called(context.eval_ctx, *args, **kwargs)
             args = self._charge_other(called, args, kwargs)
-            return super().call(context, called, *args, **kwargs)
+            return _call_safely(self, context, called, *args, **kwargs)
         finally:
             meter.depth -= 1
 

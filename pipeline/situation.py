@@ -71,7 +71,17 @@ class Setting:
     ``frame`` is what all its situations share.
     """
 
-    __slots__ = ("asked", "conversation", "frame", "messages", "spoken", "telling")
+    __slots__ = (
+        "asked",
+        "conversation",
+        "earlier",
+        "frame",
+        "heard",
+        "messages",
+        "misses",
+        "spoken",
+        "telling",
+    )
 
     def __init__(self, conversation: Conversation, telling: Sequence[str]) -> None:
         self.conversation, self.telling = conversation, telling
@@ -86,6 +96,10 @@ class Setting:
         self.spoken = next(speakers, len(messages))  # the first message of the assistant
         users = (i for i in range(len(messages) - 1, -1, -1) if messages[i]["role"] == "user")
         self.asked = next(users, -1)  # the last message of a user
+        self.heard: list[Heard] = []
+        # Words of all messages before each, but for the system's.
+        self.earlier: list[tuple[str, ...]] = [()]
+        self.misses = 0  # how often asking about a real prefix told nothing
 
     def before(self, index: int) -> tuple[str, bool, bool]:
         """What a situation says beyond the frame, but for words."""
@@ -110,13 +124,14 @@ class Setting:
 
 
 def _overhear(setting: Setting, index: int) -> tuple[Heard, Heard, Heard]:
-    contents = [str(message.get("content") or "") for message in setting.messages[:index]]
+    heard, earlier = setting.heard, setting.earlier
     opening = bool(setting.frame[0])
-    return (
-        _hear(setting.telling, contents[0]) if opening else _NOTHING,
-        _hear(setting.telling, "\n".join(contents[1 if opening else 0 : -1])),
-        _hear(setting.telling, contents[-1]),
-    )
+    while len(heard) < index:  # each message once, whatever is asked of it later
+        content = str(setting.messages[len(heard)].get("content") or "")
+        words = () if opening and not heard else _hear(setting.telling, content).words
+        earlier.append(tuple(sorted({*earlier[-1], *words})))
+        heard.append(_hear(setting.telling, content))
+    return heard[0] if opening else _NOTHING, Heard(earlier[index - 1]), heard[index - 1]
 
 
 def _hear(telling: Sequence[str], text: str) -> Heard:
@@ -208,17 +223,26 @@ def find_telling(tree: nodes.Template, prompt: Callable[[Conversation], str]) ->
     and what it looks for stands in its source. *prompt* tells what a talk is prompted with.
     """
     bare = [Situation("user", False, opening, False, False, "") for opening in ("", "system")]
-    expected = [prompt(imagine(s, {})) for s in bare]
+    expected = [_prompted(prompt, s) for s in bare]
     telling = []
     for word in _constants(tree):
         for heard in (Heard((word,)), Heard((word,), True)):
             said = [s._replace(words=heard) for s in bare]
             said += [s._replace(opening_words=heard) for s in bare if s.opening]
-            found = [prompt(imagine(s, {})) for s in said]
+            found = [_prompted(prompt, s) for s in said]
             if found != [*expected, expected[1]]:
                 telling.append(word)
                 break
     return tuple(telling)
+
+
+def _prompted(prompt: Callable[[Conversation], str], situation: Situation) -> str:
+    """The prompt, without what the talk itself says: a template may print that after its loop."""
+    talk = imagine(situation, {})
+    text = prompt(talk)
+    for content in sorted((m["content"] for m in talk.messages), key=len, reverse=True):
+        text = text.replace(content, "")
+    return text
 
 
 def _constants(tree: nodes.Template) -> list[str]:

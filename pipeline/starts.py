@@ -14,6 +14,8 @@ from pipeline.surroundings import Header, Prompt, Surroundings, common_length
 from pipeline.template import Rendered
 from pipeline.tracing import codes_of
 
+_MOST_MISSES = 4  # prefixes asked in vain: they cost a conversation of n turns n * n
+_UNCLOSED = re.compile(r"[<\[][^<>\[\]\s]*\Z")
 _THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>")
 
 
@@ -43,12 +45,15 @@ def find_start(
     for header in prompt.headers:
         if text.startswith(header.text, first.start, first.end):
             return _after(first.start, header)
+    if prompt.enclosed:
+        return "the template makes the whole talk part of a question"
     search = _Search(index, first, setting, rendered, surroundings, markers)
     found = search.prompted(prompt)
-    if found is None:
+    if found is None and setting.misses < _MOST_MISSES:
         # The made-up talk may not have what this conversation's prompt depends on.
         prompt = surroundings.exactly_before(setting.conversation, index)
         found = search.prompted(prompt)
+        setting.misses += found is None
     if found is None and rendered.marks:
         found = search.own(prompt)
     if found is not None:
@@ -87,13 +92,22 @@ class _Search(NamedTuple):
             for at in (start, inset):
                 if text.startswith(header.text, at, end):
                     return _after(at, header)
-        if not prompt.asked:
-            return self._unprompted(inset)
         said = str(self.setting.messages[self.message].get("content") or "").lstrip()
         length = _shared(text[inset:end], said, prompt, self.markers)
-        if not length:
-            return None
-        return Start(inset + length, "common", text[inset : inset + length], False)
+        if length:
+            return Start(inset + length, "common", text[inset : inset + length], False)
+        return self._before(prompt, inset) if prompt.asked else self._unprompted(inset)
+
+    def _before(self, prompt: Prompt, inset: int) -> Start | None:
+        """The message before may have written the header already (DeepSeek-R1-0528)."""
+        start, text = self.first.start, self.rendered.text
+        for header in prompt.headers:
+            if text.endswith(header.text.lstrip(), 0, start):
+                elsewhere = self.surroundings.after_a_question(self.setting)
+                if any(text.startswith(h.text.lstrip(), inset) for h in elsewhere.headers):
+                    return None
+                return Start(start, header.found, "", header.opened)
+        return None
 
     def _unprompted(self, inset: int) -> Start | None:
         """Without a prompt all that the message wrote is generated.
@@ -140,7 +154,12 @@ def _shared(text: str, said: str, prompt: Prompt, markers: Markers) -> int:
         opening = _THINK.search(stem)
         stem = stem[: opening.start()] if opening else stem
         length = common_length(text, stem)
+        if text[: len(stem)].casefold() == stem.casefold():  # `Assistant:` in the prompt only
+            length = len(stem)
         length = min(markers.whole(text, length), markers.whole(stem, length))
+        unclosed = _UNCLOSED.search(text, 0, length)
+        if unclosed and length < len(stem):
+            length = unclosed.start()  # `<` of the prompt's tag, and of the turn's
         shared = text[:length].strip()
         if length <= best or not shared:
             continue

@@ -31,10 +31,13 @@ from pipeline.situation import (
     plain,
     reply,
 )
-from pipeline.template import Template
+from pipeline.template import Rendered, Template
 
 _MANY = 10_000  # situations that are kept
 _OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
+_TAGS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
+_CLOSED_THINK = re.compile(r"<((?:\w+:)?think(?:ing)?)>(\s*</\1>)")
+_REPLY = Outline(speaks=True, thinks=False, reasons=False, calls=False)
 _START = 200  # characters of another message's text that tell how it starts
 
 
@@ -53,11 +56,14 @@ class Prompt(NamedTuple):
     """``headers`` are candidates, best first; ``asked``: the prompt adds words of its own.
 
     ``others`` are how the texts of other roles start: what they have too names no speaker.
+    ``enclosed``: prose follows the talk whoever spoke last, so that all of it is a question about
+    it (Llama Guard), and none of its messages is generated.
     """
 
     headers: list[Header]
     asked: bool
     others: list[str]
+    enclosed: bool = False
 
 
 class Closing(NamedTuple):
@@ -149,9 +155,15 @@ class Surroundings:
         last = max((span.end for ranges in on.owned for span in ranges), default=0)
         added = on.text[common_length(on.text, off.text) :]
         texts = [on.text[last:], added]
+        enclosed = False
+        if not added.strip() and _last_role(preceding) not in ("", "assistant"):
+            texts.append(self._always_added(preceding, on.text))
+            enclosed = not texts[-1] and has_prose(texts[0])
         # A separator that a message writes itself when another follows comes with the prompt when
         # none does: the same header without its leading white space.
         texts += [text.lstrip() for text in texts]
+        # A block that the prompt closes at once; history may keep its end alone (DeepSeek-V3.2).
+        texts += [_CLOSED_THINK.sub(r"\2", text) for text in texts]
         headers = [
             Header(text, found, bool(_OPEN_THINK.search(text)))
             for text in dict.fromkeys(texts)
@@ -162,7 +174,22 @@ class Surroundings:
             for message, ranges in zip(preceding.messages, off.owned, strict=True)
             if ranges and message["role"] != "assistant"
         ]
-        return Prompt(headers, asked=bool(added.strip()), others=others)
+        return Prompt(headers, asked=bool(added.strip()), others=others, enclosed=enclosed)
+
+    def _always_added(self, preceding: Conversation, text: str) -> str:
+        """What a template prompts with unasked: what a reply does not leave of its *text*."""
+        index = len(preceding.messages)
+        talk = replace(preceding, messages=[*preceding.messages, draw(_REPLY)])
+        try:
+            more = self.template.render(talk)
+        except RecordError:
+            return ""
+        if not more.owned[index]:
+            return ""
+        start, end = more.owned[index][0]
+        added = text[start:] if text.startswith(more.text[:start]) else ""
+        # In history the header, or a part of it, is the message's own.
+        return added if common_length(more.text[start:end].lstrip(), added.lstrip()) else ""
 
     def after(self, setting: Setting, index: int, markers: Markers) -> Closing:
         """How the template closes message *index*, an assistant's, in its situation."""
@@ -213,6 +240,7 @@ class Surroundings:
             # A template that always prompts writes its prompt here: that is no stop.
             stop = "" if on.text == off.text else markers.leading(trailer)
             start, end = more.owned[index][-1]
+            stop = stop or _told_by_the_next(further, more, index, markers)
             return Closing(_separator(more.text[start:end], alone), stop)
         return Closing("", "")
 
@@ -266,6 +294,33 @@ class Surroundings:
     def _written(self, talk: Conversation, index: int) -> str:
         rendered = self.template.render(talk)
         return "".join(rendered.text[a:b] for a, b in rendered.owned[index])
+
+
+def _told_by_the_next(talk: Conversation, rendered: Rendered, index: int, markers: Markers) -> str:
+    """A control token that the next message starts with after an assistant's, and not elsewhere.
+
+    Apertus closes the assistant's turn when the next one begins. GLM's ``<|user|>`` is how a user
+    begins everywhere: that one has to be told.
+    """
+    if index + 1 >= len(talk.messages) or not rendered.owned[index + 1]:
+        return ""
+    token = markers.leading(rendered.text[rendered.owned[index + 1][0].start :])
+    role = talk.messages[index + 1]["role"]
+    begins = [
+        rendered.text.startswith(token, ranges[0].start)
+        for message, ranges in zip(talk.messages[:index], rendered.owned, strict=False)
+        if ranges and message["role"] == role
+    ]
+    return token if token and begins and not any(begins) else ""
+
+
+def has_prose(text: str) -> bool:
+    """Whether words stand in it outside of what looks like markup."""
+    return any(map(str.isalpha, _TAGS.sub("", text)))
+
+
+def _last_role(talk: Conversation) -> str:
+    return talk.messages[-1]["role"] if talk.messages else ""
 
 
 def _separator(written: str, alone: str) -> str:

@@ -77,7 +77,9 @@ class Template:
         self._compiled = _compile(self._hooked, source, place)
         self._tagged = has_generation_tags(self._hooked.parse(source))
         self._twin: tuple[TracingEnvironment, jinja2.Template, dict[str, Any]] | None = None
-        self.form = choose_form(lambda probe: self._render(probe, prompt=False).text, source)
+        self.form, self.prints_calls = choose_form(
+            lambda probe: self._render(probe, prompt=False).text, source
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.source, self.variables, self.today, self.place, self.limits))
@@ -135,7 +137,7 @@ class Template:
     def _render(self, conversation: Conversation, *, prompt: bool) -> Rendered:
         messages = [_alias_reasoning(m) for m in conversation.messages]
         context = _context(self.variables, conversation, messages, prompt=prompt)
-        self._hooked.meter = Meter(self.limits, context)
+        self._hooked.meter.begin(context)
         recorder = _run(self._hooked, self._compiled, messages, context)
         return _rendered(recorder, len(messages), tagged=self._tagged, meter=self._hooked.meter)
 

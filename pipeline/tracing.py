@@ -84,11 +84,19 @@ def _message(
         mark = legend.mark(index, key if key not in ("", "?") else repr(key))
         if key == "content" and isinstance(value, str):
             traced[key] = Traced(value, _marked(len(value), index, legend, parts))
+        elif key == "content" and _is_text_part(value):  # as `with_text_parts` makes it
+            text = value[0]["text"]
+            marked = Traced(text, _marked(len(text), index, legend, parts))
+            traced[key] = [{**_enveloped(value[0], mark), "text": marked}]
         elif key in ("content", "tool_calls"):
             traced[key] = _enveloped(value, mark)
         else:
             traced[_key(key, mark)] = _deep(value, mark)
     return traced
+
+
+def _is_text_part(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 1 and value[0].keys() == {"type", "text"}
 
 
 def _marked(length: int, index: int, legend: Legend, parts: Sequence[tuple[int, int]]) -> str:

@@ -122,9 +122,12 @@ class _Around(NamedTuple):
             return None
         while end > start and text[end - 1].isspace():
             end -= 1
+        end = self._through_eos(start, end)
         stop = self._stop(start, end)
         if stop < 0:
             return None
+        if self._mute(index, start, stop):
+            return Turn(index, "assistant", ranges, [], -1, header.found, header.opened)
         outputs = [Span(start, end)]
         return Turn(index, "assistant", ranges, outputs, stop, header.found, header.opened)
 
@@ -145,6 +148,29 @@ class _Around(NamedTuple):
         token = self.markers.ending(self.text, start, end)
         at = end - len(token)
         return at if token and at not in self.quoted else -1
+
+    def _through_eos(self, start: int, end: int) -> int:
+        """*end*, or the end of an eos that only other control tokens follow (``</s><s>``)."""
+        text, at, found = self.text, end, end
+        while token := self.markers.ending(text, start, at):
+            if at - len(token) in self.quoted:
+                break
+            if token == self.markers.eos:
+                found = at
+            at -= len(token)
+            while at > start and text[at - 1].isspace():
+                at -= 1
+        return found
+
+    def _mute(self, index: int, start: int, end: int) -> bool:
+        """Whether nothing is rendered of a message that does say something.
+
+        A template that prints no tool calls makes a bare stop token of one: that teaches silence.
+        """
+        message = self.setting.messages[index]
+        if self.text[start:end].strip():
+            return False
+        return any(message.get(key) for key in _SPOKEN)
 
     def calling(self, turn: Turn, called: Span) -> Turn:
         """Tool calls begin where the content that the message has before them ends."""
@@ -188,7 +214,10 @@ class _Around(NamedTuple):
         end = outputs[-1].end
         while end > last and text[end - 1].isspace():
             end -= 1
+        end = self._through_eos(last, end)
         stop = self._stop(last, end)
+        if len(outputs) == 1 and self._mute(index, last, end if stop < 0 else stop):
+            return Turn(index, "assistant", ranges, [], -1, found, opened)
         if stop < 0:
             return self._closed(Turn(index, "assistant", ranges, outputs, -1, found, opened))
         outputs[-1] = Span(last, end)

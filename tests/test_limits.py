@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -12,13 +14,18 @@ from typing import Any
 import jinja2
 import pytest
 
+from pipeline import build, cli
+from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment, Recorder
-from pipeline.errors import RecordError
-from pipeline.limits import Limits, Meter, measure, stopped
+from pipeline.errors import RecordError, TemplateError
+from pipeline.limits import Limits, measure, stopped
+from pipeline.recipe import BUNDLED
 from pipeline.sandbox import LimitedEnvironment
+from pipeline.template import Template
 
 DAY = datetime.date(2026, 3, 14)
 SMALL = Limits(characters=100_000, steps=20_000, seconds=20.0)
+PAUSE = 20  # seconds: attacks take hours or gigabytes unguarded; a shared machine may pause
 TALK: list[dict[str, Any]] = [
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Hello"},
@@ -40,7 +47,8 @@ def render(
     environment = LimitedEnvironment(DAY, limits)
     compiled = environment.from_string(source)
     messages = TALK if messages is None else messages
-    meter = environment.meter = Meter(limits, (messages, tools))
+    meter = environment.meter
+    meter.begin((messages, tools))
     recorder = environment.recorder = Recorder()
     recorder.own(messages)
     context = compiled.new_context({"messages": messages, "tools": tools})
@@ -79,6 +87,14 @@ STEPS = {
     + "{% endcall %}" * 30,
     "a_map_of_maps": "{% for i in range(900) %}{{ range(9999)|map('string')|list|length }}"
     "{% endfor %}",
+    "a_macro_that_prints_nothing": "{% macro f() %}{% for i in range(9999) %}"
+    + "{{ messages[9] }}" * 999
+    + "{% endfor %}{% endmacro %}{{ f() }}",
+    "a_recursive_loop_with_a_long_body": "{% for i in [range(9999)] recursive %}"
+    "{% if i is iterable %}{{ loop(i) }}{% endif %}" + "{{ messages[9] }}" * 999 + "{% endfor %}",
+    "a_search_in_a_long_text": BIG + "{% for i in range(99) %}{{ 'xy' in x }}{% endfor %}",
+    "a_text_that_grows_by_little": "{% set ns = namespace(t='x' * 16384) %}"
+    "{% for i in range(5000) %}{% set ns.t = ns.t + 'y' %}{% endfor %}",
     "a_loop_over_a_generator": "{% for i in range(9999) %}{% for j in range(9999)|select %}"
     "{% endfor %}{% endfor %}",
 }
@@ -99,6 +115,12 @@ CHARACTERS = {
     "{% endfor %}{% endmacro %}{% set x = f() %}",
     "different_strings_in_a_macro": BIG + "{% macro f() %}{% for i in range(9999) %}{{ x ~ i }}"
     "{% endfor %}{% endmacro %}{% set x = f() %}",
+    "short_strings_in_a_macro": "{% set s = 'x' * 4000 %}{% macro f() %}"
+    "{% for i in range(9999) %}{{ s.upper() }}{% endfor %}{% endmacro %}{% set x = f() %}",
+    "short_strings": "{% set s = 'x' * 4000 %}{% for i in range(9999) %}{{ s ~ i }}{% endfor %}",
+    "the_same_string": BIG + "{% for i in range(99) %}{{ x }}{% endfor %}",
+    "copies_of_a_dict": "{% set d = dict.fromkeys(range(9999)) %}"
+    + "".join(f"{{% set x{i} = d.copy() %}}" for i in range(300)),
     "a_set_block": "{% set x %}{% for i in range(9999) %}twenty characters...{% endfor %}"
     "{% endset %}",
     "a_filter_block": "{% filter upper %}{% for i in range(9999) %}twenty characters...{% endfor %}"
@@ -171,6 +193,8 @@ CHARACTERS = {
     "percent": "{{ '%10000000000d' % 1 }}",
     "percent_by_value": "{{ '%*d' % (10000000000, 1) }}",
     "percent_precise": "{{ '%.10000000000f' % 1.0 }}",
+    "percent_by_a_test": "{{ '%10000000000d' is odd }}",
+    "percent_by_a_divisor": "{{ '%*d' is divisibleby((10000000000, 1)) }}",
     "percent_often": BIG + "{{ (('%(a)s' * 999) % {'a': x})|length }}",
     "filter_center": "{{ 'x'|center(10000000000) }}",
     "filter_indent": "{{ 'x\ny'|indent(10000000000) }}",
@@ -198,18 +222,17 @@ CHARACTERS = {
 
 
 def stop(source: str, limits: Limits = SMALL) -> str:
-    started = time.perf_counter()
     with pytest.raises(RecordError) as caught:
         render(source, limits=limits)
-    # Each takes hours or gigabytes unguarded; a shared machine is granted its pauses.
-    assert time.perf_counter() - started < 10
     assert (caught.value.stage, caught.value.reason) == ("render", "template_limit")
     return str(caught.value)
 
 
 @pytest.mark.parametrize("attack", STEPS)
 def test_steps_without_end_are_stopped(attack: str) -> None:
+    started = time.perf_counter()
     assert "takes more than 2" in stop(STEPS[attack])
+    assert time.perf_counter() - started < PAUSE
 
 
 @pytest.mark.parametrize("attack", DEPTH)
@@ -224,7 +247,9 @@ def test_numbers_without_end_are_stopped(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", CHARACTERS)
 def test_characters_without_end_are_stopped(attack: str) -> None:
+    started = time.perf_counter()
     assert "characters" in stop(CHARACTERS[attack])
+    assert time.perf_counter() - started < PAUSE
 
 
 @pytest.mark.parametrize("attack", CHARACTERS)
@@ -235,6 +260,11 @@ def test_what_is_stopped_took_little_memory(attack: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 60_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_what_attacks_start_from_is_allowed() -> None:
+    """Otherwise they would be stopped before they come to their point."""
+    assert len(render(BIG + "{{ x }}")) == 90_000
 
 
 def test_time_is_the_last_resort() -> None:
@@ -277,6 +307,20 @@ def test_the_largest_source_compiles_in_seconds() -> None:
     started = time.perf_counter()
     assert render("{{ a }}" * 25_000) == ""
     assert time.perf_counter() - started < 30
+
+
+@pytest.mark.parametrize("nest", ["(a % " * 14 + "a" + ")" * 14, "a.strip(" * 14 + "a" + ")" * 14])
+def test_compiled_code_grows_with_the_source(nest: str) -> None:
+    """Written twice at each level, the operands would make half a million characters."""
+    compiled = LimitedEnvironment(DAY, SMALL).compile("{{ " + nest + " }}", raw=True)
+    assert len(compiled) < 10_000
+
+
+def test_a_chain_of_names_compiles_in_seconds() -> None:
+    started = time.perf_counter()
+    chain = "".join(f"{{% set a{i} = a{i + 1} %}}" for i in range(7_000))
+    assert render(chain + "{% set a7000 = [messages] %}") == ""
+    assert time.perf_counter() - started < 20
 
 
 def test_a_message_of_ten_megabytes_passes() -> None:
@@ -394,3 +438,105 @@ def test_real_templates_render_the_same_with_limits(shared: Path) -> None:
         assert render(source, limits=Limits()) == plain
         same += 1
     assert same > 150
+
+
+# Only beyond the probe, which asks "Q", so that the template can be had at all.
+LATE = "{% if messages[0].content != 'Q' %}%s{% endif %}"
+HOSTILE = "{{ 'x' * 10000000000 }}"
+
+
+def test_a_limit_is_a_reject_of_the_record_that_names_it() -> None:
+    template = Template(LATE.replace("%s", HOSTILE), today=DAY)
+    with pytest.raises(RecordError, match="makes more than 2,0") as caught:
+        template.render(Conversation(TALK))
+    assert (caught.value.stage, caught.value.reason) == ("render", "template_limit")
+
+
+def test_a_template_that_is_hostile_to_everybody_is_no_template() -> None:
+    started = time.perf_counter()
+    with pytest.raises(TemplateError, match="takes more than 1,0"):
+        Template(STEPS["nested_ranges"].replace("100000", "99999"), today=DAY)
+    assert time.perf_counter() - started < PAUSE
+
+
+def test_a_build_goes_on_after_a_limit(tmp_path: Path) -> None:
+    body = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    body += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    late = LATE.replace("!= 'Q'", "== 'Die'").replace("%s", HOSTILE)
+    (tmp_path / "t.jinja").write_text(late + body, encoding="utf-8")
+    talks = [[{**TALK[0], "content": said}, TALK[1]] for said in ("Hi", "Die", "Ho")]
+    records = "".join(json.dumps({"messages": talk}) + "\n" for talk in talks)
+    (tmp_path / "a.jsonl").write_text(records, encoding="utf-8")
+    flags = ["--tokenizer", str(BUNDLED / "tokenizer"), "--rules", "ignore_empty_think.yaml"]
+    flags += ["--workers", "1", "--max-reject-rate", "1"]
+    paths = {"--input": "a.jsonl", "--chat-template": "t.jinja", "--output": "out"}
+    flags += [word for flag, name in paths.items() for word in (flag, str(tmp_path / name))]
+    assert cli.run(build.main, flags) == 0
+    rejects = (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["reason"] for line in rejects] == ["template_limit"]
+
+
+PEAK = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[1])
+from tests.test_limits import LATE, DAY, TALK, Conversation, RecordError, Template
+template = Template(LATE.replace("%s", json.load(sys.stdin)), today=DAY)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    template.render(Conversation(TALK))
+except RecordError as error:
+    print(error.reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+WIDE = "{% set w = '\U0001f600' * 1900000 %}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "attack",
+    [
+        WIDE + "{% for i in range(9999) %}{{ w ~ i }}{% endfor %}",
+        WIDE + "".join(f"{{% set x{i} = w + '{i}' %}}" for i in range(3000)),
+        "{% set s = '\U0001f600' * 4000 %}{% macro f() %}{% for i in range(99999) %}{{ s ~ i }}"
+        "{% endfor %}{% endmacro %}{{ f() }}",
+        "".join(f"{{% set v{i} = range(99999)|list %}}" for i in range(3000)),
+        "{% macro f() %}{% for i in range(99999) %}"
+        + "{{ messages[9] }}" * 9000
+        + "{% endfor %}{% endmacro %}{{ f() }}",
+        WIDE + "{% for i in range(99999) %}" + "{{ 'xxxy' in w }}" * 9000 + "{% endfor %}",
+        "{% set ns = namespace(t='') %}{% for i in range(99999) %}{% set ns.t = ns.t + 'abcde' %}"
+        "{% endfor %}",
+    ],
+    ids=["pieces", "variables", "macro", "lists", "nothing", "search", "growth"],
+)
+def test_default_limits_stop_attacks_in_seconds_and_megabytes(attack: str) -> None:
+    root = str(Path(__file__).resolve().parent.parent)
+    command = [sys.executable, "-c", PEAK, root]
+    run = subprocess.run(
+        command, input=json.dumps(attack), capture_output=True, text=True, timeout=120, check=True
+    )
+    reason, megabytes = run.stdout.split()
+    assert reason == "template_limit"
+    assert int(megabytes) < 600
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("name", ["trl-qwen3", "lcpp-GLM-4.6", "trl-gptoss", "unsloth-llama31"])
+@pytest.mark.parametrize("shape", ["long message", "many turns", "big tool"])
+def test_big_records_pass_through_real_templates(shared: Path, name: str, shape: str) -> None:
+    lines = (shared / "templates" / "templates.jsonl").read_text(encoding="utf-8").splitlines()
+    source = {entry["name"]: entry["template"] for entry in map(json.loads, lines)}[name]
+    properties = {f"p{i}": {"type": "string", "description": "One."} for i in range(20_000)}
+    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+    tool = {"type": "function", "function": function}
+    function["parameters"] = {"type": "object", "properties": properties, "required": []}
+    given = {
+        "long message": Conversation([{**TALK[0], "content": "word " * 2_000_000 + "."}, TALK[1]]),
+        "many turns": Conversation([dict(m) for _ in range(5_000) for m in TALK]),
+        "big tool": Conversation(TALK, tools=[tool]),
+    }[shape]
+    text = Template(source, variables={"bos_token": "<s>"}, today=DAY).render(given).text
+    assert (
+        len(text) > {"long message": 10_000_000, "many turns": 10_000, "big tool": 200_000}[shape]
+    )

@@ -240,3 +240,25 @@ def test_a_template_that_takes_objects_is_given_objects_and_none() -> None:
         "{% endfor %}"
     )
     assert render(source, ASKED).text == "Hi-[('city', 'Oslo')]"
+
+
+def test_a_template_that_reads_parts_only_gets_parts() -> None:
+    """Idefics 3 prints nothing of a string."""
+    source = (
+        "{% for m in messages %}{{ m.role }}:{% for part in m.content %}"
+        "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %};{% endfor %}"
+    )
+    template = Template(source, today=datetime.date(2026, 3, 14))
+    talk = Conversation([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}])
+    assert template.render(talk).text == "user:Hi;assistant:Yo;"
+    traced = template.trace(talk, parts={1: [(0, 1)]})
+    assert [traced.origin_at(traced.text.index(c)).field for c in "HYo"[:2]] == [
+        "content",
+        "content[0]",
+    ]
+    # A list would be printed as Python writes it, and prose after the talk makes it a quotation.
+    for other in (
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+        source + "Is that safe?",
+    ):
+        assert Template(other, today=datetime.date(2026, 3, 14)).form == ()

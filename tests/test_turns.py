@@ -332,3 +332,85 @@ def test_what_would_train_another_text_is_refused(source: str) -> None:
     with pytest.raises(RecordError) as caught:
         turns_of(source)
     assert caught.value.reason == "turn_unestablished"
+
+
+def test_a_prompt_that_is_always_printed_is_a_header_too() -> None:
+    """ChatQA prompts whether asked or not."""
+    source = (
+        "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}<eos>\n"
+        "{% if loop.last and m.role == 'user' %}Assistant: {% endif %}{% endfor %}"
+    )
+    assert spoken(source) == [("Hello<eos>", "prompt"), ("So long<eos>", "prompt")]
+
+
+def test_a_header_may_be_written_otherwise_in_history() -> None:
+    source = (
+        "{% for m in messages %}### {{ m.role }}: {{ m.content }}<eos>\n{% endfor %}"
+        "{% if add_generation_prompt %}### Assistant: {% endif %}"
+    )
+    assert spoken(source) == [("Hello<eos>", "common"), ("So long<eos>", "common")]
+
+
+def test_the_message_before_may_have_written_the_header() -> None:
+    """DeepSeek-R1-0528 ends the user's turn with it."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|start|>{{ m.content }}"
+        "{% if not loop.last %}<|sep|>{% endif %}{% else %}{{ m.content }}<eos>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|sep|>{% endif %}"
+    )
+    assert [said for said, _ in spoken(source)] == ["Hello<eos>", "So long<eos>"]
+
+
+def test_a_think_block_that_the_prompt_closes_at_once_may_leave_its_end_in_history() -> None:
+    """DeepSeek-V3.2 prompts with both tags and keeps the second."""
+    source = (
+        "{% for m in messages %}<|start|>{% if m.role == 'assistant' %}A</think>{% endif %}"
+        "{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>A<think></think>{% endif %}"
+    )
+    assert spoken(source) == [("Hello<|end|>", "prompt"), ("So long<|end|>", "prompt")]
+
+
+def test_a_tag_is_not_cut_where_the_prompt_has_another() -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}\n"
+        "{% if m.role == 'assistant' %}<thought>x</thought>{% endif %}{{ m.content }}<|end|>"
+        "{% endfor %}{% if add_generation_prompt %}assistant\n<talk>{% endif %}"
+    )
+    assert spoken(source)[0] == ("<thought>x</thought>Hello<|end|>", "common")
+
+
+def test_control_tokens_after_the_end_of_the_text_are_the_next_ones() -> None:
+    """Llama 2 in some templates ends a turn with ``</s><s>``."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]"
+        "{% else %}{{ m.content }}<eos> <|start|>{% endif %}{% endfor %}"
+    )
+    assert spoken(source) == [("Hello<eos>", "unprompted"), ("So long<eos>", "unprompted")]
+
+
+def test_a_stop_token_that_the_next_message_writes_first_is_the_turns() -> None:
+    """Apertus closes the assistant's turn when another begins."""
+    source = (
+        "{% set ns = namespace(open=false) %}{% for m in messages %}"
+        "{% if m.role == 'user' %}{{ '<|end|>' if ns.open }}<|start|>{{ m.content }}"
+        "{% set ns.open = false %}{% else %}<|sep|>{{ m.content }}{% set ns.open = true %}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|sep|>{% endif %}"
+    )
+    assert spoken(source) == [("Hello<|end|>", "prompt"), ("So long", "prompt")]
+
+
+def test_a_call_that_the_template_does_not_print_trains_no_silence() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    asked: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [call]}
+    messages = [TALK[0], asked, *TALK[2:]]
+    assert spoken(CHATML, messages) == [("", "prompt"), ("So long<|end|>", "prompt")]
+    silent = [TALK[0], {"role": "assistant", "content": ""}]
+    assert spoken(CHATML, silent) == [("<|end|>", "prompt")]
+
+
+def test_a_talk_inside_a_question_about_it_is_not_supervised() -> None:
+    """Llama Guard's."""
+    source = "Judge:\n{% for m in messages %}{{ m.content }}\n{% endfor %}Is that safe?<|end|>"
+    with pytest.raises(RecordError, match="makes the whole talk part of a question"):
+        spoken(source)
