@@ -6,7 +6,7 @@ Everything else (processes, ``datasets.map``, Ray) is a way of calling ``Encoder
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -30,6 +30,7 @@ from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import select_rows
 from pipeline.weights import IGNORED, CharacterSpans, Weighed, weigh
 
+_GROUP = 1 << 22  # characters
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
 
 Counts: TypeAlias = "Counter[str]"
@@ -96,19 +97,38 @@ class Encoder:
 
     def encode(self, records: Sequence[Record]) -> EncodedBatch:
         """Every record becomes its rows or a reject, once."""
-        prepared, rejects = self.prepare(records)
-        prepared, encoded, failed = self._encode_texts(prepared)
-        rejects += failed
-        prepared, encoded = self.rescale(prepared, encoded)
-        weighed = self.weigh(prepared, encoded)
-        rows, untrained, counts = self.tabulate(prepared, encoded, weighed)
-        rejects += untrained
+        batches: list[pa.RecordBatch] = []
+        rejects: list[Reject] = []
+        counts: Counts = Counter()
+        for group in self._groups(records, rejects):
+            prepared, encoded, failed = self._encode_texts(group)
+            rejects += failed
+            scaled, encoded = self.rescale(prepared, encoded)
+            weighed = self.weigh(scaled, encoded)
+            rows, untrained, counted = self.tabulate(scaled, encoded, weighed)
+            rejects += untrained
+            counts.update(counted)
+            batches.append(rows)
+        rows = batches[0] if len(batches) == 1 else _in_one(batches)
         counts["conversations"] = len(records)
         counts["rejects"] = len(rejects)
         for r in rejects:
             counts[f"reject.{r.stage}.{r.reason}"] += 1
         rejects.sort(key=lambda r: r.row)
         return EncodedBatch(rows, rejects, counts)
+
+    def _groups(self, records: Sequence[Record], rejects: list[Reject]) -> Iterator[list[Prepared]]:
+        """The records' rows, in groups of bounded text: what fans out is not held all at once."""
+        size, group = 0, list[Prepared]()
+        for record in records:
+            prepared, failed = self.prepare([record])
+            rejects += failed
+            group += prepared
+            size += sum(len(p.text) for p in prepared)
+            if size > _GROUP:
+                yield group
+                size, group = 0, []
+        yield group
 
     def prepare(self, records: Iterable[Record]) -> tuple[list[Prepared], list[Reject]]:
         """All that happens to text before tokens; bad records come back as rejects."""
@@ -165,7 +185,8 @@ class Encoder:
         # One that fans out into nothing stays, to be rejected for training nothing.
         kept = [row for row, p in enumerate(prepared) if not p.whole or _key(p) not in fanned]
         rows = [prepared[row] for row in kept]
-        factors = [whole[_key(p)] / fanned[_key(p)] if fanned[_key(p)] else 1.0 for p in rows]
+        # A template may hide a turn that its own row trains: nothing to divide by then.
+        factors = [whole[k] / fanned[k] if whole[k] and fanned[k] else 1.0 for k in map(_key, rows)]
         return [
             p if factor == 1 else p.rescaled(factor)
             for p, factor in zip(rows, factors, strict=True)
@@ -245,6 +266,12 @@ def _rebuild(
     return Encoder(
         tokenizer, template, rules, tool_template=tool_template, schema=schema, policy=policy
     )
+
+
+def _in_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    table = pa.Table.from_batches(batches, SCHEMA).combine_chunks()
+    found = table.to_batches()
+    return found[0] if found else batches[0]
 
 
 def _key(prepared: Prepared) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
 from pipeline.turns import Turn, establish_turns
 
+_MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once
 _NONE = Weights({}, {})
 
 
@@ -81,7 +82,7 @@ class Preparation:
         if self.policy.turns == "as_rendered":
             yield self._row(record, conversation, supervised)
         elif self.policy.turns == "last_turn":
-            yield self._row(record, _until(conversation, speakers[-1]), speakers[-1:])
+            yield self._row(record, conversation, speakers[-1:], cut=True)
         else:
             yield from self._fan_out(record, conversation, supervised)
 
@@ -90,15 +91,36 @@ class Preparation:
     ) -> Iterator[Prepared]:
         whole = self._row(record, conversation, supervised)
         yield replace(whole, whole=True, counts={})
+        size = 0
         for index in supervised:
-            row = self._row(record, _until(conversation, index), [index])
+            row = self._row(record, conversation, [index], cut=True)
+            size += len(row.text)
+            if size > _MOST_FANNED:
+                raise RecordError(
+                    "render",
+                    "fan_out_too_large",
+                    f"its rows hold over {_MOST_FANNED:,} characters, as they grow with the square "
+                    "of its turns; split it, or use --turns last_turn or as_rendered",
+                )
             differs = not _written(whole, index).startswith(_written(row, index).rstrip())
             yield replace(row, counts={**row.counts, "rewritten_turns": int(differs)})
 
     def _row(
-        self, record: Record, conversation: Conversation, supervised: Sequence[int]
+        self,
+        record: Record,
+        conversation: Conversation,
+        supervised: Sequence[int],
+        *,
+        cut: bool = False,
     ) -> Prepared:
-        """*conversation* as one text, in which the messages *supervised* may train."""
+        """*conversation* as one text, in which the messages *supervised* may train.
+
+        With *cut* it ends with the last of them, as when that was generated.
+        """
+        following = ""
+        if cut:
+            following = "".join(m["role"] for m in conversation.messages[supervised[-1] + 1 :][:1])
+            conversation = _until(conversation, supervised[-1])
         weights = conversation.weights or _NONE
         rendered, traced = self.template.render(conversation), None
         if weights.parts or self.quotation.hinted(conversation):
@@ -115,7 +137,7 @@ class Preparation:
             supervised=supervised,
             sure=self.policy.unsure == "reject",
         )
-        text, turns = self._close(rendered.text, turns)
+        text, turns = self._close(rendered.text, turns, conversation, following)
         parts = find_parts(weights, traced) if traced else {}
         return Prepared(
             record,
@@ -145,7 +167,9 @@ class Preparation:
             )
         return quoted
 
-    def _close(self, text: str, turns: list[Turn]) -> tuple[str, list[Turn]]:
+    def _close(
+        self, text: str, turns: list[Turn], conversation: Conversation, following: str
+    ) -> tuple[str, list[Turn]]:
         """What the policy adds: white space after stop tokens, a stop token at the text's end."""
         trailing, tokens = self.policy.trailing, self.policy.stop_tokens
         if trailing:
@@ -155,9 +179,19 @@ class Preparation:
         end = len(text.rstrip())
         for i, turn in enumerate(turns):
             if turn.outputs and turn.stop < 0 and turn.outputs[-1].end >= end:
-                turns[i] = _stopped_at(turn, len(text), len(text) + len(tokens[0]))
-                return text + tokens[0], turns
+                token = self._told(conversation, turn.message, following)
+                turns[i] = _stopped_at(turn, len(text), len(text) + len(token))
+                return text + token, turns
         return text, turns
+
+    def _told(self, conversation: Conversation, message: int, following: str) -> str:
+        """The stop token that somebody named for this end: the marker of who would speak next."""
+        calls = conversation.messages[message].get("tool_calls")
+        setting = self.surroundings.setting(conversation)
+        closing = self.surroundings.after(
+            setting, message, self.markers, following=following or ("tool" if calls else "user")
+        )
+        return closing.marker or self.policy.stop_tokens[0]
 
     def _count(
         self, conversation: Conversation, turns: Sequence[Turn], text: str, quoted: Sequence[Span]

@@ -9,12 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import TemplateError
+from pipeline.errors import ConfigurationError, TemplateError
 from pipeline.policy import Policy
 from pipeline.rules import RuleSet, load_rules
 from pipeline.template import Template
-from pipeline.tokens.vocabulary import Vocabulary, choose_template, read_vocabulary
+from pipeline.tokens.vocabulary import (
+    TOKENIZER,
+    Vocabulary,
+    choose_template,
+    read_definition,
+    read_vocabulary,
+)
 
+_SHOWN = 12  # tokens in a message
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -53,6 +60,8 @@ def make_recipe(
     Raises RuleError, TokenizerError or TemplateError.
     """
     vocabulary = read_vocabulary(tokenizer or str(BUNDLED / "tokenizer"))
+    if policy is not None and policy.stop_tokens:
+        _require_stop_tokens(policy.stop_tokens, vocabulary)
     return Recipe(
         vocabulary=vocabulary,
         templates=_templates(vocabulary, chat_template),
@@ -63,6 +72,19 @@ def make_recipe(
         form=form,
         policy=policy or Policy(),
     )
+
+
+def _require_stop_tokens(tokens: Sequence[str], vocabulary: Vocabulary) -> None:
+    place = vocabulary.folder / TOKENIZER
+    known = [
+        t.content for t in read_definition(place.read_bytes(), place).added_tokens if t.control
+    ]
+    for token in tokens:
+        if token not in known:
+            raise ConfigurationError(
+                f"--stop-token {token!r}: no control token of {vocabulary.name}; "
+                f"use one of {', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}"
+            )
 
 
 def recipe_of(args: argparse.Namespace, *, form: str = "parquet") -> Recipe:

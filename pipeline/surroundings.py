@@ -70,11 +70,13 @@ class Closing(NamedTuple):
     """``separator`` is what a turn's range ends with only because another message follows.
 
     ``stop`` is what the template writes right after a turn's range to end it, through the stop
-    token; both may be empty.
+    token; ``marker`` which of the stop tokens that somebody named the next message starts with. All
+    may be empty.
     """
 
     separator: str
     stop: str
+    marker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +193,16 @@ class Surroundings:
         # In history the header, or a part of it, is the message's own.
         return added if common_length(more.text[start:end].lstrip(), added.lstrip()) else ""
 
-    def after(self, setting: Setting, index: int, markers: Markers) -> Closing:
-        """How the template closes message *index*, an assistant's, in its situation."""
+    def after(
+        self, setting: Setting, index: int, markers: Markers, *, following: str = ""
+    ) -> Closing:
+        """How the template closes message *index*, an assistant's, in its situation.
+
+        *following* is a role that may speak next where nobody does.
+        """
         messages, closings = setting.messages, self._learnt(setting).closings
         message = messages[index]
-        following = messages[index + 1]["role"] if index + 1 < len(messages) else ""
+        following = messages[index + 1]["role"] if index + 1 < len(messages) else following
         shape = bool(message.get("content")), bool(message.get("tool_calls")), following
         key = (setting.key(index), *shape)
         found = closings.get(key)
@@ -241,7 +248,9 @@ class Surroundings:
             stop = "" if on.text == off.text else markers.leading(trailer)
             start, end = more.owned[index][-1]
             stop = stop or _told_by_the_next(further, more, index, markers)
-            return Closing(_separator(more.text[start:end], alone), stop)
+            next_text = more.text[end:].lstrip()
+            marker = next((t for t in markers.told if next_text.startswith(t)), "")
+            return Closing(_separator(more.text[start:end], alone), stop, marker)
         return Closing("", "")
 
     def rewrites(self, setting: Setting, index: int) -> bool:

@@ -120,7 +120,7 @@ class Template:
             messages = [_alias_reasoning(m) for m in record.messages]
             context = _context(variables, record, messages, prompt=prompt)
             recorder = _run(environment, compiled, messages, context)
-        except (RecordError, RecursionError, ValueError) as error:  # ValueError: no mark is left
+        except (RecordError, ValueError) as error:  # ValueError: no mark is left
             raise _differs(f"tracing fails: {error}") from error
         traced = _rendered(recorder, len(messages), tagged=self._tagged)
         if traced.text != plain.text:

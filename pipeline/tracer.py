@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import nodes
 from jinja2.compiler import Frame, operators
+from jinja2.exceptions import FilterArgumentError
 from jinja2.filters import do_indent, do_title, make_attrgetter
 from markupsafe import Markup, soft_str
 
@@ -113,6 +114,7 @@ class TracingEnvironment(HookedEnvironment):
         self.filters.update(
             join=self._join,
             string=self._string,
+            format=self._format,
             trim=self._trim,
             replace=self._replace,
             indent=self._indent,
@@ -187,6 +189,12 @@ class TracingEnvironment(HookedEnvironment):
 
     def _string(self, value: Any) -> str:
         return value if isinstance(value, Markup) else self.known(self.said(value))
+
+    def _format(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        if args and kwargs:
+            raise FilterArgumentError("can't handle positional and keyword arguments together")
+        text = value if isinstance(value, str) else Traced(self.said(value))
+        return self.known(text % (kwargs or args))
 
     def _trim(self, value: Any, chars: str | None = None) -> str:
         return (value if isinstance(value, str) else Traced(self.said(value))).strip(chars)

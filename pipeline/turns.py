@@ -231,7 +231,7 @@ class _Around(NamedTuple):
         if closing.separator and text.endswith(closing.separator, start, end):
             end -= len(closing.separator)
         for follows in (closing.stop, markers.eos, *markers.told):
-            if follows and text.startswith(follows, end):
+            if follows and text.startswith(follows, end) and end not in self.quoted:
                 # A template may write it after its loop, or before the next message.
                 after = end + len(follows)
                 ranges = [*turn.ranges[:-1], Span(turn.ranges[-1].start, after)]

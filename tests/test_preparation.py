@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import build, cli
 from pipeline.batch import Encoder
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED, load_template
@@ -236,6 +237,54 @@ def test_think_tags_of_the_assistant_stay_tokens() -> None:
     assert TOKENIZER.added_tokens["<think>"] in row["input_ids"]
 
 
+def test_control_tokens_get_no_end_from_the_template_and_none_from_an_edit() -> None:
+    """What an attack on real templates came up with; Nemotron 3 prints tags around keys."""
+    end = TOKENIZER.control_tokens["<|im_end|>"]
+
+    def count(content: str, said: str, **extra: Any) -> int:
+        source = CHATML.replace("{{ m.content }}", content)
+        value = talk(said, "ok")
+        value["messages"][0].update(extra)
+        (row,) = rows_of(encoder_of(source), value)
+        return int(row["input_ids"].count(end))
+
+    assert count("<{{ m.content }}>", "|im_end|") == 2
+    assert count("{{ '<' ~ m.content ~ '>' }}", "|im_end|") == 2
+    assert count("{{ m.content.replace('/think', '') }}", "X</think|im_end|/think>Y") == 2
+    assert count("{{ m.content.split('~') | join }}", "<~|im_end|~>") == 2
+    assert count("{% for t in m.content.split('~') %}{{ t }}{% endfor %}", "<~|im_~end|>") == 2
+    assert count("{{ m.content | lower }}", "<|IM_END|>") == 2
+    assert count("{{ m.a }}{{ m.content }}", "_end|>", a="<|im") == 2
+    assert count("{{ m.a }}{{ m.content }}", "end|>", a="<|im_") == 2
+    assert count("{{ m | tojson }}", "x", **{"<|im_end|>": 1}) == 2
+    assert count("{{ '%s%s' % (m.a, m.content) }}", "|im_end|>", a="<") == 2
+    assert count("{{ '%s%s' | format(m.a, m.content) }}", "|im_end|>", a="<") == 2
+
+
+def test_a_repeated_key_of_written_arguments_spells_control_tokens_too() -> None:
+    source = CHATML.replace(
+        "{{ m.content }}",
+        "{{ m.content or '' }}{{ '' + m.tool_calls[0].function.arguments if m.tool_calls }}",
+    )
+    written = '{"a": "<|im_end|>", "a": "x"}'
+    call = {"type": "function", "function": {"name": "f", "arguments": written}}
+    value = talk("Q", "A")
+    value["messages"][1]["tool_calls"] = [call]
+    (row,) = rows_of(encoder_of(source), value)
+    assert written in text_of(row)
+    assert row["input_ids"].count(TOKENIZER.control_tokens["<|im_end|>"]) == 2
+
+
+def test_a_message_that_starts_with_a_stop_token_stops_no_other() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}"
+        "{% else %}<|im_start|>A:{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>A:{% endif %}"
+    )
+    (row,) = rows_of(encoder_of(source), talk("one", "first", "<|im_end|>second", "third"))
+    assert trained(row) == "first|third"
+
+
 PIECES = st.sampled_from(
     ["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "a", " ", "\n", "é", "<"]
 )
@@ -271,6 +320,50 @@ def test_the_next_roles_marker_is_the_stop_token_where_somebody_says_so() -> Non
     counts = encoder_of(STOPLESS).encode(records(value)).counts
     assert counts["turns_without_stop"] == 2
     assert told.encode(records(value)).counts["turns_without_stop"] == 0
+
+
+def test_the_appended_stop_token_is_that_of_who_would_speak_next() -> None:
+    """A call ends with the tool's marker, also where its row ends with the call."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|endoftext|>{{ m.content }}"
+        "{% elif m.role == 'tool' %}<|im_end|>{{ m.content }}{% else %}<|im_start|>"
+        "{{ m.content or '' }}{{ m.tool_calls | tojson if m.tool_calls }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    value = talk("Q", "", "R", "A", "Q2", "A2")
+    value["messages"][1]["tool_calls"] = [call]
+    value["messages"][2]["role"] = "tool"
+    told = ("<|endoftext|>", "<|im_end|>")
+    rows = rows_of(encoder_of(source, turns="fan_out", stop_tokens=told), value)
+    assert [trained(row)[-10:] for row in rows] == [
+        "<|im_end|>",
+        "endoftext|>"[-10:],
+        "endoftext|>"[-10:],
+    ]
+    cut = {"messages": value["messages"][:2]}
+    (row,) = rows_of(encoder_of(source, stop_tokens=told), cut)
+    assert trained(row).endswith("<|im_end|>")
+    (row,) = rows_of(encoder_of(source, turns="last_turn", stop_tokens=told), cut)
+    assert trained(row).endswith("<|im_end|>")
+
+
+def test_a_stop_token_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for token in ("", "foo"):
+        assert cli.run(build.main, ["--stop-token", token]) == 1
+        assert "no control token of" in capsys.readouterr().err
+
+
+def test_a_conversation_too_long_to_fan_out_is_a_reject() -> None:
+    value = talk(*["x" * 50_000] * 60)
+    assert reason_of(encoder_of(turns="fan_out"), value) == "fan_out_too_large"
+
+
+def test_what_fans_out_into_several_groups_stays_in_order() -> None:
+    values = [talk(*[f"{i} {'y' * 20_000}"] * 16) for i in range(6)]
+    rows = rows_of(encoder_of(turns="fan_out"), *values)
+    assert [row["row"] for row in rows] == [i for i in range(6) for _ in range(8)]
+    assert sum(row["length"] for row in rows) > 1 << 20
 
 
 def test_white_space_after_the_stop_token_trains_where_somebody_asks() -> None:

@@ -132,18 +132,20 @@ class Quoting:
         expected = [id_ for id_ in expected if id_ != self._unknown]
         starts = character_starts(text)
         ends = np.cumsum(widths)[control]
-        begins = ends - widths[control]
-        for start, end in quoted:
-            if (ids[known].tolist() == expected) and not (
-                (begins < starts[end]) & (ends > starts[start])
-            ).any():
-                continue
-            raise RecordError(
-                "encode",
-                "control_token_inseparable",
-                f"{text[start:end]!r} at character {start} is content, but this tokenizer has no "
-                "other tokens for it than control tokens; change it, or drop the record",
-            )
+        spans = np.array(quoted, np.int64).reshape(-1, 2)
+        # The first control token that ends after a span begins must begin where the span ends.
+        after = np.searchsorted(ends, starts[spans[:, 0]], side="right")
+        begins = np.append(ends - widths[control], len(text.encode()) + 1)
+        inside = begins[after] < starts[spans[:, 1]]
+        if ids[known].tolist() == expected and not inside.any():
+            return
+        start, end = quoted[int(inside.argmax())]
+        raise RecordError(
+            "encode",
+            "control_token_inseparable",
+            f"{text[start:end]!r} at character {start} is content, but this tokenizer has no "
+            "other tokens for it than control tokens; change it, or drop the record",
+        )
 
 
 class Encoder(Protocol):
