@@ -69,13 +69,15 @@ def render_plainly(source: str, messages: list[dict[str, Any]] | None = None) ->
 
 DOUBLING = "{% for i in range(60) %}%s{% endfor %}"
 TWINS = "{% set ns.a = dict(a=ns.a, b=ns.a) %}{% set ns.b = dict(a=ns.b, b=ns.b) %}"
+MANY = 300  # big values: more than may be made in all
+MIDDLE = "{% set x = 'x' * 20000 %}"
 BIG = "{% set x = 'x' * 90000 %}"
 STEPS = {
     "nested_ranges": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}"
     "{% endfor %}",
     "a_loop_whose_filter_refuses_all": "{% for i in range(9999) %}"
     "{% for j in range(9999) if false %}{% endfor %}{% endfor %}",
-    "a_loop_that_breaks": "{% for i in range(9999) %}{% for j in range(9999) %}"
+    "a_loop_that_breaks": "{% set r = range(9999) %}{% for i in range(900) %}{% for j in r %}"
     "{% if j > 90 %}{% break %}{% endif %}{% endfor %}{% endfor %}",
     "a_macro_that_calls_itself_twice": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}"
     "{% endif %}{% endmacro %}{{ f(60) }}",
@@ -116,9 +118,35 @@ CHARACTERS = {
     "different_strings_in_a_macro": BIG + "{% macro f() %}{% for i in range(9999) %}{{ x ~ i }}"
     "{% endfor %}{% endmacro %}{% set x = f() %}",
     "short_strings_in_a_macro": "{% set s = 'x' * 4000 %}{% macro f() %}"
-    "{% for i in range(9999) %}{{ s.upper() }}{% endfor %}{% endmacro %}{% set x = f() %}",
-    "short_strings": "{% set s = 'x' * 4000 %}{% for i in range(9999) %}{{ s ~ i }}{% endfor %}",
+    "{% for i in range(9999) %}{{ s.upper() }}{{ s.title() }}{% endfor %}{% endmacro %}"
+    "{% set x = f() %}",
+    "short_strings": "{% set s = 'x' * 4000 %}{% for i in range(9999) %}{{ s ~ i }}{{ i ~ s }}"
+    "{% endfor %}",
     "the_same_string": BIG + "{% for i in range(99) %}{{ x }}{% endfor %}",
+    "the_same_string_in_a_macro": BIG
+    + "{% macro f() %}{% for i in range(900) %}{{ x }}{% endfor %}{% endmacro %}{% set y = f() %}",
+    "different_strings": BIG + "{% for i in range(900) %}{{ x + 'y' }}{% endfor %}",
+    "a_value_that_is_never_printed": MIDDLE + "{% set ns = namespace(t='') %}"
+    "{% for i in range(9) %}{% set ns.t = ns.t + x %}{% endfor %}",
+    "results_of_a_macro": BIG
+    + "{% macro f() %}a{{ x }}{% endmacro %}"
+    + "".join(f"{{% set x{i} = f() %}}" for i in range(MANY)),
+    "results_of_a_method": MIDDLE + "".join(f"{{% set x{i} = x.title() %}}" for i in range(MANY)),
+    "results_of_reverse": BIG + "".join(f"{{% set x{i} = x|reverse %}}" for i in range(MANY)),
+    "results_of_join": "{% set l = ['x' * 20000, 'y' * 20000] %}"
+    + "".join(f"{{% set x{i} = l|join %}}" for i in range(MANY)),
+    "results_of_keys": "{% set d = dict.fromkeys(range(99999)) %}",
+    "json_of_a_neighbour": "{% set loop = messages %}{% set ns = namespace(l=[1]) %}"
+    + DOUBLING.replace("%s", "{% set ns.l = dict(a=ns.l, b=ns.l) %}")
+    + "{% for v in dict(k=1, v=ns.l).values() %}{{ loop.nextitem|tojson }}{% endfor %}",
+    "comparison_by_in": "{% set ns = namespace(a=[1], b=[1]) %}"
+    + DOUBLING.replace(
+        "%s", "{% set ns.a = dict(a=ns.a,b=ns.a) %}{% set ns.b = dict(a=ns.b,b=ns.b) %}"
+    )
+    + "{{ ns.a in dict(k=ns.b).values() }}",
+    "lower_by_a_test": "{% set ns = namespace(l=[1]) %}"
+    + DOUBLING.replace("%s", "{% set ns.l = dict(a=ns.l, b=ns.l) %}")
+    + "{{ ns.l is lower }}",
     "copies_of_a_dict": "{% set d = dict.fromkeys(range(9999)) %}"
     + "".join(f"{{% set x{i} = d.copy() %}}" for i in range(300)),
     "a_set_block": "{% set x %}{% for i in range(9999) %}twenty characters...{% endfor %}"
@@ -177,11 +205,11 @@ CHARACTERS = {
     },
     "method_of_a_constant_of_bytes": "{{ 'x'.encode().center(10000000000) }}",
     "method_expandtabs": "{{ '\t'.expandtabs(1000000000) }}",
-    "method_replace": BIG + "{{ x.replace('x', x)|length }}",
+    "method_replace": MIDDLE + "{{ x.replace('x', x)|length }}",
     "method_replace_of_nothing": BIG + "{{ x.replace('', x)|length }}",
-    "method_join": BIG + "{{ x.join(x)|length }}",
-    "method_join_of_a_generator": BIG + "{{ x.join(range(9999)|map('string'))|length }}",
-    "method_translate": BIG + "{{ x.translate({120: x})|length }}",
+    "method_join": MIDDLE + "{{ x.join(x)|length }}",
+    "method_join_of_a_generator": MIDDLE + "{{ x.join(range(9999)|map('string'))|length }}",
+    "method_translate": MIDDLE + "{{ x.translate({120: x})|length }}",
     "method_to_bytes": "{{ (1).to_bytes(10000000000, 'big') }}",
     "method_format_wide": "{{ '{:10000000000}'.format(1) }}",
     "method_format_wide_by_value": "{{ '{:{}}'.format(1, 10000000000) }}",
@@ -207,7 +235,7 @@ CHARACTERS = {
     "filter_join": BIG + "{{ range(9999)|join(x)|length }}",
     "filter_tojson": "{{ [1]|tojson(indent=10000000000) }}",
     "filter_tojson_separators": BIG + "{{ [1, 2]|tojson(separators=(x, x)) }}",
-    "filter_sum": BIG + "{{ ([[1]] * 9999)|sum(start=[])|length }}",
+    "filter_sum": BIG + "{{ ([[1]] * 6000)|sum(start=[])|length }}",
     "filter_map": "{{ range(9999)|map('center', 90000)|list|length }}",
     "filter_urlize": "{{ ('(' * 90000)|urlize|length }}",
     "filter_striptags": "{{ ('<!---->' * 9999)|striptags }}",
@@ -352,6 +380,12 @@ def test_a_tool_of_a_megabyte_passes(filtered: str) -> None:
     text = render(source, limits=Limits(), tools=[tool])
     assert json.loads(text) == tool
     assert len(text) > 1_000_000
+
+
+def test_json_of_the_record_is_counted() -> None:
+    source = "".join(f"{{% set x{i} = messages|tojson %}}" for i in range(400))
+    with pytest.raises(RecordError, match="characters in all"):
+        render(source, [{"role": "user", "content": "x" * 50_000}])
 
 
 def test_limits_grow_with_the_record() -> None:

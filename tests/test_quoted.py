@@ -145,12 +145,16 @@ class ByHand:
         raw = (folder / "tokenizer.json").read_text(encoding="utf-8")
         self.whole, definition = Library.from_str(raw), json.loads(raw)
         self.added: list[dict[str, Any]] = definition["added_tokens"]
-        others = [token for token in self.added if not token["special"]]
+        for token in self.added:  # what is written between bars controls, too
+            content = token["content"]
+            barred = content[:2] in ("<|", "<｜") and content[-2:] in ("|>", "｜>")
+            token["control"] = token["special"] or (barred and len(content) > 4)
+        others = [token for token in self.added if not token["control"]]
         self._pieces = Library.from_str(
             json.dumps({**definition, "added_tokens": others, "post_processor": None})
         )
         self.whole.post_processor = None
-        self.control = {self.whole.token_to_id(t["content"]) for t in self.added if t["special"]}
+        self.control = {self.whole.token_to_id(t["content"]) for t in self.added if t["control"]}
         model = definition["model"]
         unknown = model["vocab"][model["unk_id"]][0] if "unk_id" in model else model["unk_token"]
         self.unknown = -1 if unknown is None else self.whole.token_to_id(unknown)
@@ -177,7 +181,7 @@ class ByHand:
                     found.append(hit)
                 at = inside or (hit[1] if hit else at + 1)
             found.sort(key=lambda hit: hit[0])
-        return [hit for hit in found if hit[2]["special"]]
+        return [hit for hit in found if hit[2]["control"]]
 
     def _hit(
         self, text: str, at: int, tokens: Any, quoted: Sequence[Span], found: Any
@@ -185,7 +189,7 @@ class ByHand:
         for token in tokens:
             end = at + len(token["content"])
             taken = any(start < end and at < stop for start, stop, _ in found)
-            forbidden = token["special"] and any(s.start < end and at < s.end for s in quoted)
+            forbidden = token["control"] and any(s.start < end and at < s.end for s in quoted)
             if text.startswith(token["content"], at) and not taken and not forbidden:
                 return at, end, token
         return None
