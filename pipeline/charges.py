@@ -114,12 +114,24 @@ def _squared(n: int, *_: Any, **__: Any) -> int:
 # Filters that write their value out and make little more of it: only lists in lists are too much.
 PLAIN = frozenset(
     {"capitalize", "dictsort", "e", "escape", "filesizeformat", "float", "forceescape", "groupby"}
-    | {"int", "lower", "max", "min", "safe", "sort", "string", "title", "trim", "truncate"}
-    | {"unique", "upper", "urlencode", "wordcount"}
+    | {
+        "int",
+        "lower",
+        "max",
+        "min",
+        "pprint",
+        "safe",
+        "sort",
+        "string",
+        "title",
+        "trim",
+        "truncate",
+    }
+    | {"unique", "upper", "urlencode", "wordcount", "xmlattr"}
 )
 _WRITING: Mapping[str, Callable[..., int]] = {
     # Loops in Python that copy the rest of the text for each tag or bracket.
-    **dict.fromkeys(("pprint", "striptags", "urlize", "xmlattr"), _squared),
+    **dict.fromkeys(("striptags", "urlize"), _squared),
     "center": lambda n, _, __, width_=80: max(n, width(width_)),
     "format": lambda _, meter, value, *args, **kw: formatted(str(value), args, kw, meter),
     "indent": _indented,

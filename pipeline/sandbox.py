@@ -18,7 +18,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from pipeline.charges import METHODS, SCALARS, charge_filters, formatted, width
 from pipeline.environment import HookedEnvironment
 from pipeline.guards import GuardedGenerator, Guards
-from pipeline.limits import ITEM, SMALL, Limits, Meter, size, stopped
+from pipeline.limits import ITEM, SMALL, Limits, Meter, size
 
 _call_safely = jinja2.sandbox.SandboxedEnvironment.call
 _LIPSUM = jinja2.defaults.DEFAULT_NAMESPACE["lipsum"]
@@ -104,11 +104,7 @@ class LimitedEnvironment(HookedEnvironment):
 
     def limit_built(self, value: Any) -> Any:
         """A list, tuple or dict of the template's own."""
-        made = size(self.meter, value)
-        # Hashing is not cached for tuples, and one hash cannot be interrupted.
-        if made > SMALL and type(value) is tuple and any(isinstance(v, tuple) for v in value):
-            raise stopped(f"nests more than {SMALL:,} characters of tuples")
-        self.meter.make(made)
+        self.meter.make(size(self.meter, value))
         return value
 
     def limit_compared(self, value: Any) -> Any:

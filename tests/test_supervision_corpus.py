@@ -10,13 +10,9 @@ import pytest
 
 from benchmarks.supervision import judge_template
 
-# The judge's two disagreements, both of a template that prints a message otherwise when it is last:
-# Llama Guard's talk stands inside a question that always ends with its prompt, and Nemotron prints
-# nothing for an empty answer at the end, so that prefix renders put the border elsewhere.
-KNOWN = {
-    ("hfjs-Llama-Guard-3-11B-Vision", "parts"),
-    ("lcpp-NVIDIA-Nemotron-Nano-v2", "empty content"),
-}
+# Nemotron prints nothing for an empty answer at the end, and a header and a stop token where it is
+# history: the judge's border, from the render that ends there, is another.
+KNOWN = {("lcpp-NVIDIA-Nemotron-Nano-v2", "empty content")}
 
 
 @pytest.mark.corpus
@@ -31,7 +27,7 @@ def test_words_train_where_the_assistant_says_them_on_real_templates(shared: Pat
                 wrong.add((entry["name"], case))
     ours, prefixes = totals["ours"], totals["prefixes"]
     judged = ours["right"] + ours["reject"] + ours["wrong"]
-    assert judged > 3900
+    assert judged > 4200
     assert ours["right"] / judged >= 0.997
     assert wrong <= KNOWN
     assert ours["right"] > prefixes["right"] + 800
