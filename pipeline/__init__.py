@@ -1,12 +1,13 @@
 """Conversations in, training shards out: every token carries its own loss weight.
 
-from pipeline import Encoder, certify, load_rules, load_template, load_tokenizer, read_vocabulary
+import pipeline
 
-vocabulary = read_vocabulary("path/to/model")
-encoder = Encoder(
-    load_tokenizer(vocabulary, certificate=certify(vocabulary)),
-    load_template(vocabulary),
-    load_rules(["ignore_empty_think"]),
+vocabulary = pipeline.read_vocabulary("path/to/model")
+encoder = pipeline.Encoder(
+    pipeline.load_tokenizer(vocabulary, certificate=pipeline.find_certificate(vocabulary)),
+    pipeline.load_template(vocabulary),
+    pipeline.load_rules(["ignore_empty_think"]),
+    policy=pipeline.Policy(turns="fan_out"),
 )
 rows = encoder([{"messages": [...]}, ...])
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.batch import Encoder
     from pipeline.conversation import Conversation
     from pipeline.dataset import build_dataset
+    from pipeline.policy import Policy
     from pipeline.recipe import load_template, make_recipe
     from pipeline.rules import load_rules
     from pipeline.tokens import load_tokenizer
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Conversation",
     "Encoder",
+    "Policy",
     "build_dataset",
     "find_certificate",
     "load_rules",
@@ -42,6 +45,7 @@ __all__ = [
 _ROOMS = {
     "Conversation": "conversation",
     "Encoder": "batch",
+    "Policy": "policy",
     "build_dataset": "dataset",
     "find_certificate": "tokens.certificate",
     "load_rules": "rules",

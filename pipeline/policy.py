@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.errors import ConfigurationError
+
 TURNS = ("as_rendered", "fan_out", "last_turn")
 CONTROL_TOKENS = ("text", "reject", "allow")
 UNSURE = ("reject", "build")
@@ -18,7 +20,7 @@ class Policy:
     (``allow``). ``unsure``: a turn that cannot be established is a ``reject``, or ``build`` trains
     what the message itself says. ``stop_tokens`` end a turn to which the template gives none (GLM's
     next role marker), and are appended to a text that ends without. ``trailing``: the template's
-    white space after a stop token is trained too.
+    white space after a stop token is trained too. ConfigurationError for another word.
     """
 
     turns: str = TURNS[0]
@@ -26,3 +28,13 @@ class Policy:
     unsure: str = UNSURE[0]
     stop_tokens: tuple[str, ...] = ()
     trailing: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("turns", TURNS),
+            ("control_tokens", CONTROL_TOKENS),
+            ("unsure", UNSURE),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigurationError(f"{name}: {value!r}; use one of {', '.join(known)}")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import build, cli
 from pipeline.batch import Encoder
+from pipeline.errors import ConfigurationError
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED, load_template
 from pipeline.rules import load_rules
@@ -153,6 +154,13 @@ def test_rewritten_turns_are_counted_in_every_mode() -> None:
         counts = encoder_of(THINKING, turns=turns).encode(records(LONG)).counts
         assert counts["rewritten_turns"] == expected, turns
     assert encoder_of(CHATML).encode(records(LONG)).counts["rewritten_turns"] == 0
+
+
+def test_a_policy_of_another_word_is_refused() -> None:
+    with pytest.raises(
+        ConfigurationError, match="turns: 'fanout'; use one of as_rendered, fan_out"
+    ):
+        Policy(turns="fanout")
 
 
 def test_an_encoder_pickles_to_the_same_bytes_whatever_it_has_rendered() -> None:
