@@ -41,8 +41,7 @@ def choose_form(render: Callable[[Conversation], str], source: str) -> tuple[For
         try:
             text = render(apply(form, _probe()))
         except RecordError as error:
-            if error.reason == "template_limit":
-                raise TemplateError(f"chat template: {error}") from error
+            _require_bounded(error)
             continue
         if _VALUE in text and '\\"' not in text and (none_is_meant or "None" not in text):
             return form, True
@@ -61,10 +60,17 @@ def _choose_parts(render: Callable[[Conversation], str]) -> Form:
         if _VALUE in render(talk):
             return ()
         _, said, tail = render(with_text_parts(talk)).partition(_VALUE)
-    except RecordError:
+    except RecordError as error:
+        _require_bounded(error)
         return ()
     prose = any(map(str.isalpha, _TAGS.sub("", tail)))
     return (with_text_parts,) if said and not prose else ()
+
+
+def _require_bounded(error: RecordError) -> None:
+    """A template that no probe can finish is nobody's."""
+    if error.reason == "template_limit":
+        raise TemplateError(f"chat template: {error}") from error
 
 
 def apply(form: Form, conversation: Conversation) -> Conversation:
