@@ -59,9 +59,12 @@ def _choose_parts(render: Callable[[Conversation], str]) -> Form:
     try:
         if _VALUE in render(talk):
             return ()
-        _, said, tail = render(with_text_parts(talk)).partition(_VALUE)
     except RecordError as error:
         _require_bounded(error)
+        return ()
+    try:
+        _, said, tail = render(with_text_parts(talk)).partition(_VALUE)
+    except RecordError:
         return ()
     prose = any(map(str.isalpha, _TAGS.sub("", tail)))
     return (with_text_parts,) if said and not prose else ()

@@ -31,6 +31,11 @@ _WORD_START = re.compile(r"([-\s({\[<]+)")  # as Jinja's title filter has it
 class _TracingGenerator(Generator):
     """Writes literals as marked strings, and operators that keep marks where a str's lose them."""
 
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
     def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor names
         self.write(_source(node.as_const(frame.eval_ctx)))
 
@@ -111,6 +116,7 @@ class TracingEnvironment(HookedEnvironment):
     def __init__(self, today: datetime.date) -> None:
         super().__init__(today)
         self.legend = Legend(0)
+        self.optimized = False  # folding a constant runs what no render may ever reach
         self.filters.update(
             join=self._join,
             string=self._string,

@@ -474,8 +474,8 @@ def test_real_templates_render_the_same_with_limits(shared: Path) -> None:
     assert same > 150
 
 
-# Only beyond the probe, which asks "Q", so that the template can be had at all.
-LATE = "{% if messages[0].content != 'Q' %}%s{% endif %}"
+# Only beyond the probes, which ask "Q" and want an answer printed: else there is no template.
+LATE = "{% if messages[0].content != 'Q' %}%s{% else %}{{ messages[1].content }}{% endif %}"
 HOSTILE = "{{ 'x' * 10000000000 }}"
 
 
@@ -498,7 +498,7 @@ def test_a_build_goes_on_after_a_limit(tmp_path: Path) -> None:
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     )
     body += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    late = LATE.replace("!= 'Q'", "== 'Die'").replace("%s", HOSTILE)
+    late = "{% if messages[0].content == 'Die' %}%s{% endif %}".replace("%s", HOSTILE)
     (tmp_path / "t.jinja").write_text(late + body, encoding="utf-8")
     talks = [[{**TALK[0], "content": said}, TALK[1]] for said in ("Hi", "Die", "Ho")]
     records = "".join(json.dumps({"messages": talk}) + "\n" for talk in talks)

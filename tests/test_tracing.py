@@ -267,3 +267,12 @@ def test_a_call_that_another_message_looks_up_is_not_printed_by_its_own() -> Non
     rendered = Template(source, today=DAY).render(Conversation(messages))
     assert rendered.text == "<Lo[c1]><7(c1)>"
     assert rendered.called == {0: Span(3, 7)}
+
+
+def test_a_branch_that_no_render_reaches_is_not_run_by_compiling_it() -> None:
+    """Folding the constant would take ten gigabytes."""
+    source = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if messages[0].content == 'Die' %}{{ 'x' * 10000000000 }}{% endif %}"
+    )
+    assert trace(source, [ASK]).text == "Hi"
