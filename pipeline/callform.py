@@ -73,7 +73,8 @@ def _choose_parts(render: Callable[[Conversation], str]) -> Form:
 def _require_bounded(error: RecordError) -> None:
     """A template that no probe can finish is nobody's."""
     if error.reason == "template_limit":
-        raise TemplateError(f"chat template: {error}") from error
+        fact = str(error).partition(";")[0]
+        raise TemplateError(f"{fact}, even for a talk of two messages; change it") from error
 
 
 def apply(form: Form, conversation: Conversation) -> Conversation:

@@ -253,7 +253,7 @@ def _turn_facts(
         if turn.outputs:
             facts += [_METHODS[turn.found], *(["no stop token"] if turn.stop < 0 else [])]
         else:
-            facts.append("nothing of it is generated")
+            facts.append("nothing of it trains in this row")
         yield f"message {turn.message}", "; ".join(facts)
 
 

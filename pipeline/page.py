@@ -16,7 +16,7 @@ _WRITTEN = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "·": "\\u00b7"
 _LEGEND = {
     "untrained": "carry no loss",
     "trained": "weigh 1",
-    "lowered": "weigh less by a rule",
+    "lowered": "weigh less",
     "raised": "weigh more by a rule",
     "silenced": "lost their weight to a rule",
 }

@@ -38,3 +38,5 @@ class Policy:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigurationError(f"{name}: {value!r}; use one of {', '.join(known)}")
+        if isinstance(self.stop_tokens, str):
+            raise ConfigurationError(f"stop_tokens: {self.stop_tokens!r}; write a tuple of them")

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from pipeline.conversation import Conversation, Weights
-from pipeline.errors import RecordError
+from pipeline.errors import ConfigurationError, RecordError
 from pipeline.markers import Markers
 from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, make_quotation
@@ -22,6 +23,7 @@ from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
 from pipeline.turns import Turn, establish_turns
 
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once
 _NONE = Weights({}, {})
 
@@ -60,6 +62,9 @@ class Preparation:
         self, template: Template, tokenizer: Tokenizer, rules: RuleSet, policy: Policy
     ) -> None:
         self.template, self.tokenizer, self.rules, self.policy = template, tokenizer, rules, policy
+        for token in policy.stop_tokens:
+            if token not in tokenizer.control_tokens:
+                raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -162,7 +167,8 @@ class Preparation:
             raise RecordError(
                 "render",
                 "control_token",
-                f"spells {traced.text[start:end]!r}; take it out, or read it as text",
+                f"spells {traced.text[start:end]!r}; take it out, or read it as text "
+                "(--control-tokens text)",
                 field=f"messages[{message}].{field}" if message >= 0 else field,
             )
         return quoted
@@ -202,10 +208,10 @@ class Preparation:
             self.surroundings.rewrites(setting, turn.message) for turn in turns if turn.outputs
         )
         counts["quoted_control_tokens"] = len(quoted)
-        if not self.template.prints_calls:
-            lost = sum(len(m.get("tool_calls") or ()) for m in conversation.messages)
-            if lost:
-                counts["unrendered.tool_calls"] = lost
+        written = {turn.message: turn.ranges for turn in turns}
+        for index, message in enumerate(conversation.messages):
+            if len(message) > 2 or "</think>" in (message.get("content") or ""):
+                counts.update(_lost(message, text, written.get(index, [])))
         return counts
 
 
@@ -252,6 +258,20 @@ def _combined(rendered: Rendered, traced: Rendered) -> Rendered:
     return replace(
         rendered, owned=owned, marks=traced.marks, origins=traced.origins, own=traced.own
     )
+
+
+def _lost(message: Mapping[str, Any], text: str, ranges: Sequence[Span]) -> Iterator[str]:
+    """What to count of a message's calls and reasoning that the template does not print."""
+    for call in message.get("tool_calls") or ():
+        name = call["function"]["name"]
+        if not any(text.find(name, start, end) >= 0 for start, end in ranges):
+            yield "unrendered.tool_calls"
+    reasoning = next((message[key] for key in _REASONING if message.get(key)), "")
+    if not reasoning and message["role"] == "assistant":
+        before, _, _ = (message.get("content") or "").rpartition("</think>")
+        reasoning = before.rpartition("<think>")[2]
+    if reasoning.strip() and reasoning.strip() not in text:
+        yield "unrendered.reasoning"
 
 
 def _until(conversation: Conversation, last: int) -> Conversation:

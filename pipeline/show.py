@@ -61,6 +61,8 @@ def _explain(args: argparse.Namespace) -> Explanation:
         _refuse_rendering(args)
         return explain_row(record, folder, tokenizer=args.tokenizer, rules=args.rules)
     cli.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
+    if args.turn is not None and args.turns != "fan_out":
+        raise ConfigurationError("--turn: tells rows of one record apart; pass --turns fan_out too")
     recipe = recipe_of(args)
     return explain_record(record, make_encoder(recipe), turn=args.turn)
 

@@ -14,6 +14,7 @@ from pipeline.surroundings import Header, Prompt, Surroundings, common_length
 from pipeline.template import Rendered
 from pipeline.tracing import codes_of
 
+_SHOWN = 40  # characters
 _MOST_MISSES = 4  # prefixes asked in vain: they cost a conversation of n turns n * n
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]\s]*\Z")
 _THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>")
@@ -60,7 +61,8 @@ def find_start(
         return found
     if not prompt.headers:
         return "the template refuses to say how it prompts for it"
-    return f"its text does not start as a generation prompt ({prompt.headers[0].text!r})"
+    begins = text[first.start : first.end][:_SHOWN]
+    return f"its text starts with {begins!r}, not with a prompt ({prompt.headers[0].text!r})"
 
 
 def guess_start(index: int, first: Span, rendered: Rendered) -> Start:

@@ -78,7 +78,8 @@ def explain_row(
         weighed,
         regions=regions,
         rules=encoder.rules.rules,
-        place=f"{record.place}, made of {origin}",
+        place=f"{record.place}, made of {origin}"
+        + (", under other rules than its own" if rules else ""),
     )
 
 

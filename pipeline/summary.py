@@ -9,6 +9,8 @@ from typing import Any
 
 from pipeline.manifest import Manifest
 
+_NO_ROLES = ("tool_calls", "reasoning")
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -95,14 +97,17 @@ def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
     rewritten = counts.get("rewritten_turns", 0)
     if rewritten:
         told = f"{rewritten:,}: history shows them otherwise than they are generated"
-        lines.append(("rewritten turns", f"{told}; see --turns fan_out"))
+        fanned = counts.get("rows", 0) > counts.get("conversations", 0)
+        remedy = "each trains as generated" if fanned else "see --turns fan_out"
+        lines.append(("rewritten turns", f"{told}; {remedy}"))
     quoted = counts.get("quoted_control_tokens", 0)
     if quoted:
         lines.append(("control tokens", f"{quoted:,} spelled by the data, encoded as text"))
     for key, number in counts.items():
         if key.startswith("unrendered."):
             role = key.removeprefix("unrendered.")
-            lines.append((f"left out ({role})", f"{number:,} messages: the template prints none"))
+            what = f"{number:,} {'' if role in _NO_ROLES else 'messages '}".rstrip()
+            lines.append((f"left out ({role})", f"{what}: the template prints nothing of them"))
     return lines
 
 

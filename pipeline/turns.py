@@ -93,7 +93,8 @@ def _unestablished(index: int, fact: str) -> RecordError:
     return RecordError(
         "render",
         "turn_unestablished",
-        f"{fact}, so it cannot be supervised; drop the conversation or change the template",
+        f"{fact}, so it cannot be supervised; drop the conversation, change the template, or train "
+        "it from its own first word with --unsure build",
         field=f"messages[{index}]",
     )
 
@@ -122,11 +123,15 @@ class _Around(NamedTuple):
             return None
         while end > start and text[end - 1].isspace():
             end -= 1
-        end = self._through_eos(start, end)
+        token = self.markers.ending(text, start, end)
+        if not token:
+            return None
+        if token != self.markers.eos:
+            end = self._through_eos(start, end)
         stop = self._stop(start, end)
         if stop < 0:
             return None
-        if self._mute(index, start, stop):
+        if (stop == start or text[start].isspace()) and self._mute(index, start, stop):
             return Turn(index, "assistant", ranges, [], -1, header.found, header.opened)
         outputs = [Span(start, end)]
         return Turn(index, "assistant", ranges, outputs, stop, header.found, header.opened)

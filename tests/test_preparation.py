@@ -156,6 +156,29 @@ def test_rewritten_turns_are_counted_in_every_mode() -> None:
     assert encoder_of(CHATML).encode(records(LONG)).counts["rewritten_turns"] == 0
 
 
+def test_reasoning_and_calls_that_are_not_printed_are_counted() -> None:
+    """DeepSeek-R1 strips thinking from the last turn too: no way to render brings it back."""
+    stripped = CHATML.replace("m.content", "m.content.split('</think>')[-1]")
+    value = talk("Q", f"{THOUGHT}A")
+    for source, lost in ((stripped, 1), (CHATML, 0)):
+        counts = encoder_of(source, turns="fan_out").encode(records(value)).counts
+        assert counts["unrendered.reasoning"] == lost
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    value["messages"][1]["tool_calls"] = [call, call]
+    printing = CHATML.replace(
+        "{{ m.content }}", "{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}"
+    )
+    for source, lost in ((CHATML, 2), (printing, 0)):
+        assert encoder_of(source).encode(records(value)).counts["unrendered.tool_calls"] == lost
+
+
+def test_a_stop_token_in_python_must_be_one_too() -> None:
+    with pytest.raises(ConfigurationError, match="is no control token"):
+        rows_of(encoder_of(stop_tokens=("<|usr|>",)), talk("Q", "A"))
+    with pytest.raises(ConfigurationError, match="write a tuple"):
+        Policy(stop_tokens="<|im_end|>")  # type: ignore[arg-type] # the fault under test
+
+
 def test_a_policy_of_another_word_is_refused() -> None:
     with pytest.raises(
         ConfigurationError, match="turns: 'fanout'; use one of as_rendered, fan_out"

@@ -287,3 +287,19 @@ def test_other_forms_of_a_conversation_keep_its_weights() -> None:
     for other in (with_string_arguments(conversation), with_empty_content(conversation)):
         assert other is not conversation
         assert other.weights == Weights({1: 2.0}, {})
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"messages": [USER, ANSWER], "train": False}, "train"),
+        ({"messages": [USER, ANSWER], "loss_scale": 0.5}, "loss_scale"),
+        ({"messages": [USER, {**ANSWER, "sample_weight": 2}]}, "messages[1].sample_weight"),
+    ],
+)
+def test_a_weight_where_it_would_do_nothing_is_refused(record: Any, field: str) -> None:
+    assert fault_of(record) == ("misplaced_weight", field)
+
+
+def test_a_metric_called_loss_is_no_weight() -> None:
+    assert read_conversation({"messages": [USER, ANSWER], "loss": 1.75}).weights is None

@@ -210,7 +210,7 @@ def test_a_header_is_looked_up_by_what_it_depends_on() -> None:
         (
             "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
             "{% if add_generation_prompt %}<|sep|>{% endif %}",
-            "its text does not start as a generation prompt ('<|sep|>')",
+            "its text starts with 'Hello<|end|>', not with a prompt ('<|sep|>')",
         ),
     ],
 )

@@ -37,6 +37,9 @@ def read_message_weight(
     message: Mapping[str, Any], ranges: list[tuple[int, int, float]], place: str
 ) -> Weight | None:
     """What a message with these weighted *ranges* says; None where neither has a weight."""
+    if message.get("sample_weight") is not None:
+        fact = "belongs on the record; call a message's weight or loss_scale"
+        raise fault("misplaced_weight", f"{place}.sample_weight", fact)
     whole = None if WEIGHT_KEYS.isdisjoint(message) else read_weight(message, place)
     return Weight(whole, ranges) if ranges or whole is not None else None
 
@@ -46,10 +49,19 @@ def read_row_weight(record: Mapping[str, Any]) -> float | None:
     return _read_agreed(record, ROW_KEYS, "")
 
 
+def _refuse_misplaced(record: Mapping[str, Any]) -> None:
+    """A message's keys on a record would be passed over; a metric that is called loss may be."""
+    for key, kinds in (("train", (bool,)), ("loss", (bool,)), ("loss_scale", (int, float))):
+        if isinstance(record.get(key), kinds):
+            fact = "belongs on a message; call a whole record's weight or sample_weight"
+            raise fault("misplaced_weight", key, fact)
+
+
 def gather_weights(
     record: Mapping[str, Any], weights: Mapping[int, Weight], *, shift: int
 ) -> Weights | None:
     """All in one, each message's index moved by *shift*; None where nothing has a weight."""
+    _refuse_misplaced(record)
     row = read_row_weight(record)
     if row is None and not weights:
         return None
