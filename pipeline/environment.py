@@ -11,7 +11,6 @@ import datetime
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import jinja2
@@ -35,20 +34,36 @@ _PLAIN = frozenset((str, int, float, bool, type(None), list, dict))
 _ENTER = "weighted_shards_enter"
 
 
-@dataclass
 class Recorder:
-    """What a render reports while it runs: pieces of text, and who owns what comes after each."""
+    """What a render reports while it runs: pieces of text, and who owns what comes after each.
 
-    pieces: list[str] = field(default_factory=list)
-    events: list[tuple[int, int]] = field(default_factory=list)  # (pieces so far, owner or -1)
-    generated: list[tuple[int, str]] = field(default_factory=list)  # (pieces so far, text)
-    owners: dict[int, int] = field(default_factory=dict)  # id(message) -> its index
-    owner: int = -1
-    stack: list[int] = field(default_factory=list)
-    called: list[tuple[int, int, int]] = field(default_factory=list)  # (message, first, stop piece)
-    calling: int = -1  # the message whose tool calls are being looped over
-    calling_since: int = 0  # pieces
-    calling_depth: int = 0  # loops
+    ``events``: (pieces so far, owner or -1). ``generated``: (pieces so far, text). ``owners``: the
+    id of a message to its index. ``called``: (message, first, stop piece) of loops over calls;
+    ``calling`` is the message whose calls are being looped over, since so many pieces and loops.
+    """
+
+    __slots__ = (
+        "called",
+        "calling",
+        "calling_depth",
+        "calling_since",
+        "events",
+        "generated",
+        "owner",
+        "owners",
+        "pieces",
+        "stack",
+    )
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.events: list[tuple[int, int]] = []
+        self.generated: list[tuple[int, str]] = []
+        self.owners: dict[int, int] = {}
+        self.owner = -1
+        self.stack: list[int] = []
+        self.called: list[tuple[int, int, int]] = []
+        self.calling, self.calling_since, self.calling_depth = -1, 0, 0
 
     def own(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Makes messages and their tool calls known; a call of message *i* has the code -2 - *i*.

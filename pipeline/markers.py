@@ -28,6 +28,7 @@ class Markers:
         self._endings: dict[str, list[str]] = {}
         for token in sorted(self._control, key=len, reverse=True):
             self._endings.setdefault(token[-_TAIL:], []).append(token)
+        self.lasts = frozenset(token[-1:] for token in self._control)  # a token's last character
         self._tails = sorted({len(tail) for tail in self._endings}, reverse=True)
         self._begun: dict[str, list[tuple[int, str]]] = {}
 

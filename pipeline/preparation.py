@@ -6,7 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from pipeline.conversation import Conversation, Weights
@@ -227,16 +226,20 @@ def establish(
     sure: bool = True,
 ) -> list[Turn]:
     """The turns by the hooks where that is enough, else by tracing, else as good as it can be."""
-    find = partial(
-        establish_turns,
-        conversation,
-        surroundings=surroundings,
-        markers=markers,
-        quoted=[span.start for span in quoted],
-        supervised=supervised,
-    )
+
+    def find(known: Rendered, *, sure: bool) -> list[Turn]:
+        return establish_turns(
+            conversation,
+            known,
+            surroundings=surroundings,
+            markers=markers,
+            quoted=[span.start for span in quoted],
+            supervised=supervised,
+            sure=sure,
+        )
+
     try:
-        return find(rendered)
+        return find(rendered, sure=True)
     except RecordError as error:
         if error.reason != "turn_unestablished":
             raise

@@ -92,31 +92,38 @@ class Setting:
             bool(conversation.tools),
             repr(conversation.kwargs) if conversation.kwargs else "",
         )
-        speakers = (i for i, message in enumerate(messages) if message["role"] == "assistant")
-        self.spoken = next(speakers, len(messages))  # the first message of the assistant
-        users = (i for i in range(len(messages) - 1, -1, -1) if messages[i]["role"] == "user")
-        self.asked = next(users, -1)  # the last message of a user
+        self.spoken = len(messages)  # the first message of the assistant
+        for i, message in enumerate(messages):
+            if message["role"] == "assistant":
+                self.spoken = i
+                break
+        self.asked: int | None = None  # the last message of a user, once somebody asks
         self.heard: list[Heard] = []
         # Words of all messages before each, but for the system's.
         self.earlier: list[tuple[str, ...]] = [()]
         self.misses = 0  # how often asking about a real prefix told nothing
 
-    def before(self, index: int) -> tuple[str, bool, bool]:
-        """What a situation says beyond the frame, but for words."""
+    def key(self, index: int) -> Key:
+        """The situation before message *index*, but for the frame, as something to look up by."""
         if not index:
             return "", False, False
         message = self.messages[index - 1]
-        return message["role"], bool(message.get("tool_calls")), self.spoken < index - 1
+        calls, spoken = bool(message.get("tool_calls")), self.spoken < index - 1
+        if self.telling:
+            return (message["role"], calls, spoken, *_overhear(self, index))
+        return message["role"], calls, spoken
 
-    def key(self, index: int) -> Key:
-        """The situation before message *index*, but for the frame, as something to look up by."""
-        before = self.before(index)
-        return (*before, *_overhear(self, index)) if self.telling and index else before
+    def asked_after(self, index: int) -> bool:
+        """Whether a user speaks after message *index*."""
+        if self.asked is None:
+            users = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+            self.asked = users[-1] if users else -1
+        return self.asked > index
 
     def situation(self, index: int) -> Situation:
         """The situation before message *index*."""
         opening, tools, kwargs = self.frame
-        role, called, spoken = self.before(index)
+        role, called, spoken = self.key(index)[:3]
         if not index:
             opening = ""
         heard = _overhear(self, index) if self.telling and index else _SILENCE

@@ -113,6 +113,10 @@ class Surroundings:
             self.frames.clear()
         return Setting(conversation, self.telling)
 
+    def prompts(self, setting: Setting) -> dict[Key, Prompt]:
+        """The prompts that are known for the setting, by `Setting.key`: see `before`."""
+        return self._learnt(setting).prompts
+
     def _learnt(self, setting: Setting) -> _Learnt:
         learnt = self.frames.get(setting.frame)
         if learnt is None:
@@ -262,7 +266,7 @@ class Surroundings:
         messages = setting.messages
         if index + 1 >= len(messages):
             return False
-        asked = setting.asked > index  # a user speaks later
+        asked = setting.asked_after(index)
         shape, following = outline(messages[index]), messages[index + 1]["role"]
         rewriting, key = (
             self._learnt(setting).rewriting,

@@ -18,7 +18,7 @@ from pipeline.environment import HookedEnvironment, Recorder, has_generation_tag
 from pipeline.errors import RecordError, TemplateError
 from pipeline.limits import Limits, Meter, stopped
 from pipeline.sandbox import LimitedEnvironment
-from pipeline.spans import Span
+from pipeline.spans import Span, join
 from pipeline.tracer import TracingEnvironment
 from pipeline.tracing import Legend, Origin, codes_of, constants, owned_by, trace_record
 
@@ -240,16 +240,12 @@ def _rendered(
         meter.allow(ends[-1])
     text = "".join(recorder.pieces)
     owned: list[list[Span]] = [[] for _ in range(count)]
-    events = [*recorder.events, (len(recorder.pieces), -1)]
-    for (piece, owner), (after, _) in itertools.pairwise(events):
-        start, end = ends[piece], ends[after]
-        if owner < 0 or start == end:
-            continue
-        mine = owned[owner]
-        if mine and mine[-1].end == start:
-            mine[-1] = Span(mine[-1].start, end)
-        else:
-            mine.append(Span(start, end))
+    start, owner = 0, -1
+    for piece, following in [*recorder.events, (len(recorder.pieces), -1)]:
+        end = ends[piece]
+        if owner >= 0 and start < end:
+            join(owned[owner], start, end)
+        start, owner = end, following
     generated = None
     if tagged:
         if not all(text.startswith(said, ends[p]) for p, said in recorder.generated):

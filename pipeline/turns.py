@@ -12,10 +12,10 @@ from typing import NamedTuple
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
-from pipeline.situation import Setting
+from pipeline.situation import Key, Setting
 from pipeline.spans import Span, intersect, join
 from pipeline.starts import find_start, guess_start, lacks
-from pipeline.surroundings import Surroundings
+from pipeline.surroundings import Prompt, Surroundings
 from pipeline.template import Rendered
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -62,7 +62,14 @@ def establish_turns(
     turns: list[Turn] = []
     setting = surroundings.setting(conversation)
     around = _Around(
-        rendered.text, setting, rendered, surroundings, markers, frozenset(quoted), sure
+        rendered.text,
+        setting,
+        rendered,
+        surroundings,
+        surroundings.prompts(setting),
+        markers,
+        frozenset(quoted),
+        sure,
     )
     taken = 0  # a stop token that the template writes as the next message's first belongs before
     for index, message in enumerate(conversation.messages):
@@ -106,6 +113,7 @@ class _Around(NamedTuple):
     setting: Setting
     rendered: Rendered
     surroundings: Surroundings
+    prompts: dict[Key, Prompt]
     markers: Markers
     quoted: frozenset[int]
     sure: bool
@@ -115,7 +123,10 @@ class _Around(NamedTuple):
         if len(ranges) > 1:
             return None
         text, (start, end) = self.text, ranges[0]
-        for header in self.surroundings.before(self.setting, index).headers:
+        prompt = self.prompts.get(self.setting.key(index))
+        if prompt is None:
+            prompt = self.surroundings.before(self.setting, index)
+        for header in prompt.headers:
             if text.startswith(header.text, start, end):
                 start += len(header.text)
                 break
@@ -126,11 +137,12 @@ class _Around(NamedTuple):
         token = self.markers.ending(text, start, end)
         if not token:
             return None
-        if token != self.markers.eos:
-            end = self._through_eos(start, end)
-        stop = self._stop(start, end)
-        if stop < 0:
+        stop = end - len(token)
+        if stop in self.quoted:
             return None
+        if token != self.markers.eos and text[stop - 1] in self.markers.lasts:
+            end = self._through_eos(start, end)
+            stop = self._stop(start, end)
         if (stop == start or text[start].isspace()) and self._mute(index, start, stop):
             return Turn(index, "assistant", ranges, [], -1, header.found, header.opened)
         outputs = [Span(start, end)]
@@ -156,15 +168,17 @@ class _Around(NamedTuple):
 
     def _through_eos(self, start: int, end: int) -> int:
         """*end*, or the end of an eos that only other control tokens follow (``</s><s>``)."""
-        text, at, found = self.text, end, end
-        while token := self.markers.ending(text, start, at):
+        text, at, found, markers = self.text, end, end, self.markers
+        while token := markers.ending(text, start, at):
             if at - len(token) in self.quoted:
                 break
-            if token == self.markers.eos:
+            if token == markers.eos:
                 found = at
             at -= len(token)
             while at > start and text[at - 1].isspace():
                 at -= 1
+            if text[at - 1] not in markers.lasts:  # the common case: words
+                break
         return found
 
     def _mute(self, index: int, start: int, end: int) -> bool:
