@@ -14,6 +14,7 @@ from jinja2 import nodes
 from pipeline.conversation import Conversation
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_BLOCKS = ("", "<think>\n\n</think>\n\n", "<think>\nR\n</think>\n\n")
 _LONGEST = 64  # characters of a constant that a template may look for in a message
 CALL = {
     "type": "function",
@@ -175,20 +176,25 @@ def imagine(situation: Situation, kwargs: dict[str, Any]) -> Conversation:
 
 
 class Outline(NamedTuple):
-    """What an assistant's message has, whatever it says."""
+    """What an assistant's message has, whatever it says.
+
+    ``block`` is the think block in its content: none, an empty one or a full one; ``speaks``: there
+    are words after it.
+    """
 
     speaks: bool
-    thinks: bool
+    block: str
     reasons: bool
     calls: bool
 
 
 def outline(message: Mapping[str, Any]) -> Outline:
     """The shape of a message, for `draw`."""
-    content = message.get("content") or ""
+    before, tag, after = (message.get("content") or "").rpartition("</think>")
+    thought = before.rpartition("<think>")[2].strip() if tag else ""
     return Outline(
-        bool(content),
-        "</think>" in content,
+        bool(after.strip()),
+        _BLOCKS[bool(tag) + bool(thought)],
         any(message.get(key) for key in _REASONING),
         bool(message.get("tool_calls")),
     )
@@ -196,7 +202,7 @@ def outline(message: Mapping[str, Any]) -> Outline:
 
 def draw(shape: Outline) -> dict[str, Any]:
     """A small message of that *shape*."""
-    said = "<think>\nR\n</think>\n\nA" if shape.thinks else "A" if shape.speaks else ""
+    said = shape.block + ("A" if shape.speaks else "")
     message: dict[str, Any] = {"role": "assistant", "content": said}
     if shape.reasons:
         message["reasoning_content"] = "R"

@@ -37,7 +37,7 @@ _MANY = 10_000  # situations that are kept
 _OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
 _TAGS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 _CLOSED_THINK = re.compile(r"<((?:\w+:)?think(?:ing)?)>(\s*</\1>)")
-_REPLY = Outline(speaks=True, thinks=False, reasons=False, calls=False)
+_REPLY = Outline(speaks=True, block="", reasons=False, calls=False)
 _START = 200  # characters of another message's text that tell how it starts
 
 

@@ -156,6 +156,23 @@ def test_rewritten_turns_are_counted_in_every_mode() -> None:
     assert encoder_of(CHATML).encode(records(LONG)).counts["rewritten_turns"] == 0
 
 
+def test_an_empty_block_that_history_loses_is_rewritten_too() -> None:
+    """As many turns are counted as differ from what fanning out renders.
+
+    But for one: a tool's response under the user's role, which the template knows by its words.
+    """
+    template = load_template(VOCABULARY, today=DAY)
+    lines = (BUNDLED / "sample.jsonl").read_bytes().splitlines()
+    sample = [Record(source="s", row=i, line=i + 1, raw=raw) for i, raw in enumerate(lines)]
+    found = [
+        Encoder(TOKENIZER, template, load_rules([]), policy=Policy(turns=turns)).encode(sample)
+        for turns in ("as_rendered", "fan_out")
+    ]
+    told, real = (encoded.counts["rewritten_turns"] for encoded in found)
+    assert real > 100
+    assert abs(told - real) <= 1
+
+
 def test_reasoning_and_calls_that_are_not_printed_are_counted() -> None:
     """DeepSeek-R1 strips thinking from the last turn too: no way to render brings it back."""
     stripped = CHATML.replace("m.content", "m.content.split('</think>')[-1]")
