@@ -32,8 +32,8 @@ _TAGS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 _VALUE = "probe-7351"
 
 
-def choose_form(render: Callable[[Conversation], str], source: str) -> tuple[Form, bool]:
-    """What to apply to each conversation before *render*, and whether that prints calls."""
+def choose_form(render: Callable[[Conversation], str], source: str) -> Form:
+    """What to apply to each conversation before *render*; no call form where none prints a call."""
     none_is_meant = "None" in source
     parts = _choose_parts(render)
     for calls in _FORMS:
@@ -44,8 +44,8 @@ def choose_form(render: Callable[[Conversation], str], source: str) -> tuple[For
             _require_bounded(error)
             continue
         if _VALUE in text and '\\"' not in text and (none_is_meant or "None" not in text):
-            return form, True
-    return parts, False
+            return form
+    return parts
 
 
 def _choose_parts(render: Callable[[Conversation], str]) -> Form:
@@ -66,8 +66,12 @@ def _choose_parts(render: Callable[[Conversation], str]) -> Form:
         _, said, tail = render(with_text_parts(talk)).partition(_VALUE)
     except RecordError:
         return ()
-    prose = any(map(str.isalpha, _TAGS.sub("", tail)))
-    return (with_text_parts,) if said and not prose else ()
+    return (with_text_parts,) if said and not has_prose(tail) else ()
+
+
+def has_prose(text: str) -> bool:
+    """Whether words stand in it outside of what looks like markup."""
+    return any(map(str.isalpha, _TAGS.sub("", text)))
 
 
 def _require_bounded(error: RecordError) -> None:

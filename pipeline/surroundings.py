@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from pipeline.callform import has_prose
 from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment
 from pipeline.errors import RecordError
@@ -35,7 +36,6 @@ from pipeline.template import Rendered, Template
 
 _MANY = 10_000  # situations that are kept
 _OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
-_TAGS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 _CLOSED_THINK = re.compile(r"<((?:\w+:)?think(?:ing)?)>(\s*</\1>)")
 _REPLY = Outline(speaks=True, block="", reasons=False, calls=False)
 _START = 200  # characters of another message's text that tell how it starts
@@ -325,11 +325,6 @@ def _told_by_the_next(talk: Conversation, rendered: Rendered, index: int, marker
         if ranges and message["role"] == role
     ]
     return token if token and begins and not any(begins) else ""
-
-
-def has_prose(text: str) -> bool:
-    """Whether words stand in it outside of what looks like markup."""
-    return any(map(str.isalpha, _TAGS.sub("", text)))
 
 
 def _last_role(talk: Conversation) -> str:

@@ -77,9 +77,7 @@ class Template:
         self._compiled = _compile(self._hooked, source, place)
         self._tagged = has_generation_tags(self._hooked.parse(source))
         self._twin: tuple[TracingEnvironment, jinja2.Template, dict[str, Any]] | None = None
-        self.form, self.prints_calls = choose_form(
-            lambda probe: self._render(probe, prompt=False).text, source
-        )
+        self.form = choose_form(lambda probe: self._render(probe, prompt=False).text, source)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.source, self.variables, self.today, self.place, self.limits))
