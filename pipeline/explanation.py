@@ -15,17 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.preparation import Prepared
-from pipeline.regions import Region
+from pipeline.regions import TEMPLATE, Region, Turn
 from pipeline.rules import Rule
 from pipeline.spans import Span
 from pipeline.tokens.encoded import Encoded
 from pipeline.tokens.offsets import character_starts
-from pipeline.turns import Turn
 from pipeline.weights import TokenSpans, Weighed
 
 Kind = Literal["untrained", "trained", "lowered", "raised", "silenced"]
-TEMPLATE = "template"  # the region of text that no message owns
-
 _METHODS = {
     "": "start as stored",
     "tags": "start found by tags",

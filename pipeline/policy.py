@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigurationError
+from pipeline.rules.entry import EDGES
 
 TURNS = ("as_rendered", "fan_out", "last_turn")
 CONTROL_TOKENS = ("text", "reject", "allow")
 UNSURE = ("reject", "build")
+PROFILES = ("default", "ms-swift")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,9 @@ class Policy:
     at inference (``fan_out``), or the last of these only (``last_turn``).
 
     ``control_tokens``: what the data spells out is ordinary ``text``, a ``reject``, or a token
-    (``allow``). ``unsure``: a turn that cannot be established is a ``reject``, or ``build`` trains
+    (``allow``). ``edge`` decides over tokens across an edge where a rule does not; ``keep`` are fields
+    of the record that stay with its row, for rules to come. ``profile`` ``ms-swift`` counts rounds
+    and weighs stop tokens as ms-swift does. ``unsure``: a turn that cannot be established is a ``reject``, or ``build`` trains
     what the message itself says. ``stop_tokens`` end a turn to which the template gives none (GLM's
     next role marker), and are appended to a text that ends without. ``trailing``: the template's
     white space after a stop token is trained too. ConfigurationError for another word.
@@ -28,15 +32,26 @@ class Policy:
     unsure: str = UNSURE[0]
     stop_tokens: tuple[str, ...] = ()
     trailing: bool = False
+    edge: str = EDGES[0]
+    profile: str = PROFILES[0]
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, known in (
             ("turns", TURNS),
             ("control_tokens", CONTROL_TOKENS),
             ("unsure", UNSURE),
+            ("edge", EDGES),
+            ("profile", PROFILES),
         ):
             value = getattr(self, name)
             if value not in known:
                 raise ConfigurationError(f"{name}: {value!r}; use one of {', '.join(known)}")
-        if isinstance(self.stop_tokens, str):
-            raise ConfigurationError(f"stop_tokens: {self.stop_tokens!r}; write a tuple of them")
+        for name in ("stop_tokens", "keep"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigurationError(f"{name}: {getattr(self, name)!r}; write a tuple of them")
+
+    @property
+    def swift(self) -> bool:
+        """Whether to weigh as ms-swift does."""
+        return self.profile == "ms-swift"

@@ -8,19 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from pipeline.conversation import Conversation, Weights
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.markers import Markers
 from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, make_quotation
-from pipeline.rules import Claim, RuleSet
+from pipeline.regions import Turn
+from pipeline.cuts import find_cuts
+from pipeline.rules import Claim, RuleSet, Talk
 from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
-from pipeline.source.record import Record
+from pipeline.rules.matching import field_of
+from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
 from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
-from pipeline.turns import Turn, establish_turns
+from pipeline.turns import establish_turns
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once
@@ -32,8 +37,9 @@ class Prepared:
     """A row as text.
 
     ``scales`` are what its characters weigh before any rule, where that is not 1; ``quoted`` the
-    control tokens that the data spells out; ``counts`` what else deserves to be counted. A
-    ``whole`` one is no row: it tells what its conversation weighs, rendered once.
+    control tokens that the data spells out; ``cuts`` are where the text is tokenized apart;
+    ``counts`` what else deserves to be counted; ``fields`` the record's own that stay with the row,
+    as JSON. A ``whole`` one is no row: it tells what its conversation weighs, rendered once.
     """
 
     record: Record
@@ -42,6 +48,8 @@ class Prepared:
     claims: list[Claim]
     scales: list[Scale] = dataclasses.field(default_factory=list)
     quoted: list[Span] = dataclasses.field(default_factory=list)
+    cuts: list[int] = dataclasses.field(default_factory=list)
+    fields: str | None = None
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     whole: bool = False
     weights: Weights = _NONE
@@ -50,7 +58,9 @@ class Prepared:
     def rescaled(self, factor: float) -> Prepared:
         """The same row, all of it *factor* times as heavy."""
         row, messages = self.weights.row * factor, self.weights.messages
-        scales = scale_turns(self.turns, weights=messages, parts=self.parts, row=row)
+        scales = scale_turns(
+            self.turns, length=len(self.text), weights=messages, parts=self.parts, row=row
+        )
         return replace(self, scales=scales)
 
 
@@ -64,6 +74,7 @@ class Preparation:
         for token in policy.stop_tokens:
             if token not in tokenizer.control_tokens:
                 raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
+        self.kept = tuple(sorted({*rules.fields, *policy.keep}))
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -80,9 +91,12 @@ class Preparation:
         Raises RecordError for what cannot be rendered, established or honoured.
         """
         weights = conversation.weights or _NONE
-        refuse_weights(conversation, weights)
+        if self.rules.base != "all":
+            refuse_weights(conversation, weights)
         speakers = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
         supervised = [i for i in speakers if weights.messages.get(i) != 0]
+        if self.policy.swift and self.rules.base == "all":
+            supervised = speakers  # a weight of 0 is that of the answer, not of its header
         if self.policy.turns == "as_rendered":
             yield self._row(record, conversation, supervised)
         elif self.policy.turns == "last_turn":
@@ -143,17 +157,37 @@ class Preparation:
         )
         text, turns = self._close(rendered.text, turns, conversation, following)
         parts = find_parts(weights, traced) if traced else {}
+        fields = self._fields(record)
+        claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
+        scales = scale_turns(
+            turns,
+            length=len(text),
+            weights=weights.messages,
+            parts=parts,
+            row=weights.row,
+            outputs_only=self.policy.swift,
+        )
         return Prepared(
             record,
             text,
             turns,
-            [c for turn in turns if turn.outputs for c in self.rules.claims(turn, text)],
-            scale_turns(turns, weights=weights.messages, parts=parts, row=weights.row),
+            claims,
+            scales,
             quoted,
+            find_cuts(text, turns, scales, claims, self.rules, edge=self.policy.edge),
+            msgspec.json.encode(fields, order="sorted").decode() if fields else None,
             self._count(conversation, turns, text, quoted),
             weights=weights,
             parts=parts,
         )
+
+    def _fields(self, record: Record) -> dict[str, Any]:
+        """The record's fields that rules may ask for, by dotted path."""
+        if not self.kept:
+            return {}
+        value = decode(record)
+        found = {path: field_of(value, path) for path in self.kept}
+        return {path: value for path, value in found.items() if value is not None}
 
     def _quoted(self, conversation: Conversation, traced: Rendered) -> list[Span]:
         """Control tokens that the data spells out, if they may stand as text."""

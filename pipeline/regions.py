@@ -8,18 +8,38 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pipeline.spans import Span, join
-from pipeline.turns import Turn
 
+TEMPLATE = "template"  # text that no message owns
 _OUTPUT = frozenset(("reasoning", "content", "tool_call", "stop"))  # the regions of an output
 _BLOCK = re.compile(r"\s*<((?:\w+:)?think(?:ing)?)>.*?</\1>\s*", re.DOTALL)
 _REST_OF_BLOCK = re.compile(r".*?</(?:\w+:)?think(?:ing)?>\s*", re.DOTALL)
+
+
+class Turn(NamedTuple):
+    """One message as rendered, in characters of the whole text.
+
+    ``outputs`` are the trainable ranges (empty unless the assistant speaks); ``stop`` is where the
+    stop token starts, -1 where the turn has none; ``found`` says how the first output's start was
+    established: ``tags``, ``prompt``, ``common``, ``probe``, ``content``, ``unprompted``, or
+    ``unsure``; ``opened`` whether the header ends inside a think block; ``called`` is where tool
+    calls begin, -1 where there are none.
+    """
+
+    message: int
+    role: str
+    ranges: list[Span]
+    outputs: list[Span]
+    stop: int
+    found: str
+    opened: bool
+    called: int = -1
 
 
 class Region(NamedTuple):
     """Characters of one message under one name; the regions of a turn tile its ranges.
 
     ``name`` is ``input``, ``header``, ``reasoning``, ``content``, ``tool_call``, ``stop`` or
-    ``trailing``; ``weight`` is their own weight, before any rule.
+    ``trailing``, or ``template`` where no message owns it (-1); ``weight`` is their own weight, before any rule.
     """
 
     message: int
@@ -71,6 +91,8 @@ def restore_turns(regions: Iterable[Region]) -> Iterator[Turn]:
     """
     by_turn = itertools.groupby(regions, key=lambda region: (region.message, region.role))
     for (message, role), parts in by_turn:
+        if message < 0:
+            continue
         ranges: list[Span] = []
         outputs: list[Span] = []
         stop = called = -1

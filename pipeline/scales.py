@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from pipeline.conversation import Conversation, Weights
 from pipeline.errors import RecordError
-from pipeline.regions import Region
+from pipeline.regions import TEMPLATE, Region, Turn
+from pipeline.spans import Span, subtract
 from pipeline.template import Rendered
-from pipeline.turns import Turn
 
 
 class Scale(NamedTuple):
@@ -25,29 +25,37 @@ class Scale(NamedTuple):
 
 
 def scale_turns(
-    turns: Iterable[Turn],
+    turns: Sequence[Turn],
     *,
+    length: int,
     weights: Mapping[int, float],
     parts: Mapping[int, Sequence[Scale]],
     row: float,
+    outputs_only: bool = False,
 ) -> list[Scale]:
-    """Sorted and disjoint, inside the outputs; what weighs 1 is left out.
+    """Sorted and disjoint, in a text of *length* characters; what weighs 1 is left out.
 
     *weights* are those of messages, 1 where absent; *parts* are characters of the text that a
-    content part wrote, with the part's own weight; *row* is the sample's. They multiply.
+    content part wrote, with the part's own weight; *row* is the sample's, and that of the text that
+    no message owns. They multiply. With *outputs_only*, all else weighs 1.
     """
+    if row == 1 and not parts and all(weight == 1 for weight in weights.values()):
+        return []
     scales: list[Scale] = []
     for turn in turns:
         own = weights.get(turn.message, 1.0) * row
-        for output in turn.outputs:
-            position = output.start
+        for owned in turn.outputs if outputs_only else turn.ranges:
+            position = owned.start
             for part in parts.get(turn.message, ()):
-                start, end = max(part.start, position), min(part.end, output.end)
+                start, end = max(part.start, position), min(part.end, owned.end)
                 if start < end:
                     scales.append(Scale(position, start, own))
                     scales.append(Scale(start, end, own * part.weight))
                     position = end
-            scales.append(Scale(position, output.end, own))
+            scales.append(Scale(position, owned.end, own))
+    if row != 1 and not outputs_only:
+        owned_ranges = sorted(span for turn in turns for span in turn.ranges)
+        scales += [Scale(*gap, row) for gap in subtract([Span(0, length)], owned_ranges)]
     return sorted(s for s in scales if s.weight != 1 and s.start < s.end)
 
 
@@ -69,13 +77,24 @@ def cut_regions(regions: Iterable[Region], scales: Sequence[Scale]) -> Iterator[
             yield region._replace(start=position)
 
 
+def scale_template(turns: Iterable[Turn], scales: Sequence[Scale]) -> Iterator[Region]:
+    """What the scales say of text that no message owns, as regions of nobody's."""
+    owned = sorted(span for turn in turns for span in turn.ranges)
+    for scale in scales:
+        for start, end in subtract([Span(scale.start, scale.end)], owned):
+            yield Region(-1, "", TEMPLATE, start, end, scale.weight)
+
+
 def restore_scales(regions: Iterable[Region]) -> list[Scale]:
     """The scales that cut *regions*."""
     return sorted(Scale(r.start, r.end, r.weight) for r in regions if r.weight != 1)
 
 
 def refuse_weights(conversation: Conversation, weights: Weights) -> None:
-    """A weight that the data asks for is honoured or refused, never passed over."""
+    """A weight that the data asks for is honoured or refused, never passed over.
+
+    Only with base ``all`` do others than the assistant carry loss.
+    """
     asked = [(i, weight) for i, weight in weights.messages.items()]
     asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
     for index, weight in asked:
@@ -84,8 +103,8 @@ def refuse_weights(conversation: Conversation, weights: Weights) -> None:
             raise RecordError(
                 "parse",
                 "unsupported_weight",
-                f"weighs {weight:g}, but only what the assistant says carries loss; use 0 or drop "
-                "the key",
+                f"weighs {weight:g}, but only what the assistant says carries loss; use 0, drop "
+                "the key, or train all with the rule file all",
                 field=f"messages[{index}]",
             )
 

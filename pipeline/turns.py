@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
+from pipeline.regions import Turn
 from pipeline.situation import Key, Setting
 from pipeline.spans import Span, intersect, join
 from pipeline.starts import find_start, guess_start, lacks
@@ -20,26 +21,6 @@ from pipeline.template import Rendered
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _SPOKEN = ("content", "tool_calls", *_REASONING)
-
-
-class Turn(NamedTuple):
-    """One message as rendered, in characters of the whole text.
-
-    ``outputs`` are the trainable ranges (empty unless the assistant speaks); ``stop`` is where the
-    stop token starts, -1 where the turn has none; ``found`` says how the first output's start was
-    established: ``tags``, ``prompt``, ``common``, ``probe``, ``content``, ``unprompted``, or
-    ``unsure``; ``opened`` whether the header ends inside a think block; ``called`` is where tool
-    calls begin, -1 where there are none.
-    """
-
-    message: int
-    role: str
-    ranges: list[Span]
-    outputs: list[Span]
-    stop: int
-    found: str
-    opened: bool
-    called: int = -1
 
 
 def establish_turns(

@@ -36,7 +36,7 @@ from pipeline.spans import Span
 from pipeline.task import make_encoder
 from pipeline.tokens import Certificate, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary
-from pipeline.turns import Turn
+from pipeline.regions import Turn
 
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = str(BUNDLED / "tokenizer")

@@ -14,7 +14,8 @@ from pipeline.markers import Markers
 from pipeline.regions import divide
 from pipeline.surroundings import Surroundings
 from pipeline.template import Template
-from pipeline.turns import Turn, establish_turns
+from pipeline.regions import Turn
+from pipeline.turns import establish_turns
 
 MARKERS = Markers(
     control=["<|start|>", "<|end|>", "<eos>"],

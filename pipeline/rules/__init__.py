@@ -1,0 +1,136 @@
+"""Rule files, and the spans that they claim. Rules never see tokens: ``weights`` does the rest."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import RuleError
+from pipeline.rules.document import Document
+from pipeline.rules.entry import Rule, RuleFile
+from pipeline.rules.example import check_examples
+from pipeline.rules.grammar import read_rules
+from pipeline.rules.matching import Claim, Matcher, Talk, find_claims
+from pipeline.rules.swift import is_swift, read_swift
+
+__all__ = ["Claim", "Rule", "RuleFile", "RuleSet", "Talk", "compose", "load_rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The rules of several files in one order that does not depend on the command line.
+
+    Weights multiply, so the order matters only to what ``show`` lists first. ``base`` is what
+    carries loss before any rule: what the ``assistant`` says, or ``all``; ``last_turn`` is the
+    assistant's with a rule of weight 0 on what it said before.
+    """
+
+    files: tuple[RuleFile, ...]
+    base: str
+    rules: tuple[Rule, ...]
+    matchers: tuple[Matcher, ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The record's fields that conditions ask for."""
+        return tuple(sorted({path for m in self.matchers for path in m.entry.fields}))
+
+    def claims(self, talk: Talk) -> list[Claim]:
+        """What each rule claims of a row, rule by rule, left to right, disjoint within a rule.
+
+        A pattern sees one piece of a turn at a time as its whole text: ``^`` is where the assistant
+        starts to speak. Raises RecordError(``match``, ...).
+        """
+        return find_claims(self.matchers, talk)
+
+
+def compose(files: Iterable[RuleFile]) -> RuleSet:
+    """One RuleSet, sorted by file name.
+
+    Raises RuleError where two files share a name, disagree on the base, or speak of what carries no
+    loss.
+    """
+    ordered = tuple(sorted(files, key=lambda f: f.name))
+    for a, b in itertools.pairwise(ordered):
+        if a.name == b.name:
+            raise RuleError(f"{a.name}: given twice; give each rule file once")
+    based = [f for f in ordered if f.base]
+    for a, b in itertools.pairwise(based):
+        if a.base != b.base:
+            raise RuleError(
+                f"{b.name}: base: is {b.base}, but {a.name} says {a.base}; give one of them"
+            )
+    base = based[0].base if based else "assistant"
+    matchers: list[Matcher] = []
+    rules: list[Rule] = []
+    for file in ordered:
+        for entry in file.entries:
+            roles = entry.where.roles
+            if roles and base != "all" and "assistant" not in roles:
+                raise RuleError(
+                    f"{file.name}: where.role: {roles[0]} carries no loss with base {base}; "
+                    "add the rule file all, or name the assistant"
+                )
+            name = entry.rules[0].name.partition("[")[0] if entry.sections else entry.rules[0].name
+            matchers.append(Matcher(entry, len(rules), name, base == "all"))
+            rules += entry.rules
+    return RuleSet(ordered, base, tuple(rules), tuple(matchers))
+
+
+def load_rules(words: Sequence[str | Path]) -> RuleSet:
+    """Reads and composes rule files; a bare name is one of the bundled rules, ``a+b`` are both.
+
+    Raises RuleError, also where an example of a file is not claimed as it is marked.
+    """
+    paths = [path for word in words for path in find_rule_files(word)]
+    files = [read_rule_file(path) for path in paths]
+    for file in files:
+        for failure in check_examples(file):
+            raise RuleError(failure.message)
+    return compose(files)
+
+
+def bundled_rules() -> Path:
+    """The folder of the rules that come with the package."""
+    return Path(__file__).parent.parent / "bundled" / "rules"
+
+
+def find_rule_files(word: str | Path) -> list[Path]:
+    """The file of that path; else each name between ``+`` as a path or a bundled rule."""
+    if Path(word).is_file():
+        return [Path(word)]
+    return [_find(name, word) for name in str(word).split("+")]
+
+
+def _find(name: str, word: str | Path) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    if name and Path(name).name == name:
+        for candidate in (bundled_rules() / name, bundled_rules() / f"{name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    known = ", ".join(sorted(p.stem for p in bundled_rules().glob("*.yaml")))
+    told = f"{name or 'nothing'} in {word}" if name != str(word) else name
+    raise RuleError(f"{told}: no such rule file; give a path or bundled rules ({known})")
+
+
+def read_rule_file(path: Path) -> RuleFile:
+    """Raises RuleError naming file, line, column and key of what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuleError(f"{path}: cannot be read: {error}; give a UTF-8 YAML file") from error
+    return parse_rule_file(text, place=path.name, name=path.stem)
+
+
+def parse_rule_file(text: str, *, place: str, name: str = "") -> RuleFile:
+    """A rule file from its text, YAML or one of ms-swift's JSON configs.
+
+    *place* is what errors call it, *name* that of a config, which has none of its own.
+    """
+    document = Document(place)
+    if is_swift(text):
+        return read_swift(document, text, name=name or "swift")
+    return read_rules(document, text)

@@ -1,0 +1,278 @@
+"""What entries claim of a talk: whole pieces of turns, or what their patterns find in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.errors import RecordError
+from pipeline.regions import Turn, divide
+from pipeline.rules.entry import Condition, Entry, FieldTest, Pattern
+from pipeline.spans import Span, join
+
+TIME_LIMIT = 5.0  # seconds for all rules on one row; sane patterns take microseconds
+MOST_CLAIMS = 1_000_000  # of one row
+_NEVER = 1e-9
+
+
+class Claim(NamedTuple):
+    """Characters of the whole text that the rule of index ``rule`` weights."""
+
+    rule: int
+    start: int
+    end: int
+
+
+class Talk(NamedTuple):
+    """A rendered conversation as rules see it.
+
+    ``fields`` is the record. ``swift``: as ms-swift cuts it, whose last round also starts at a
+    tool's message, and whose users' text runs through the assistant's header.
+    """
+
+    text: str
+    turns: Sequence[Turn]
+    fields: Mapping[str, Any]
+    swift: bool = False
+
+
+class Matcher(NamedTuple):
+    """An entry in a rule set: ``first`` is the index of its first rule, ``name`` what errors say;
+    ``everyone``: all roles carry loss."""
+
+    entry: Entry
+    first: int
+    name: str
+    everyone: bool
+
+
+def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
+    """What each entry claims, entry by entry; of one rule sorted and disjoint.
+
+    Raises RecordError(``match``, ``pattern_timeout`` | ``too_many_claims`` | ``field_type``).
+    """
+    search = _Search(talk, time.monotonic() + TIME_LIMIT)
+    claims: list[Claim] = []
+    for matcher in matchers:
+        needed = matcher.entry.needed
+        if needed and not any(text in talk.text for text in needed):
+            continue
+        try:
+            claims += _ordered(search.match(matcher), matcher)
+        except TimeoutError:
+            raise RecordError(
+                "match",
+                "pattern_timeout",
+                f"rule {matcher.name} took the rules over {TIME_LIMIT:g} s on this row of "
+                f"{len(talk.text):,} characters; make its pattern cheaper or drop the record",
+                field=search.place,
+            ) from None
+        if len(claims) > MOST_CLAIMS:
+            raise RecordError(
+                "match",
+                "too_many_claims",
+                f"rule {matcher.name} makes over {MOST_CLAIMS:,} claims in one row; let its "
+                "pattern match longer spans or drop the record",
+            )
+    return claims
+
+
+def _ordered(claims: Iterator[Claim], matcher: Matcher) -> list[Claim]:
+    found = list(claims)
+    if matcher.entry.scope == "row":
+        return [Claim(matcher.first, 0, found[0].end)] if found else []
+    if not matcher.entry.group:
+        return found
+    # Groups in lookarounds may overlap, and a pattern may search backwards.
+    merged: list[Claim] = []
+    for claim in sorted(found):
+        if merged and claim.start <= merged[-1].end:
+            merged[-1] = merged[-1]._replace(end=max(merged[-1].end, claim.end))
+        else:
+            merged.append(claim)
+    return merged
+
+
+class _Search:
+    """One talk, within one time limit; ``place`` is the message that was looked at last."""
+
+    def __init__(self, talk: Talk, deadline: float) -> None:
+        self.talk, self.deadline, self.place = talk, deadline, ""
+
+    def match(self, matcher: Matcher) -> Iterator[Claim]:
+        entry = matcher.entry
+        if entry.scope == "history":
+            for turn in self._history():
+                for start, end in turn.outputs:
+                    yield Claim(matcher.first, start, end)
+            return
+        for index in self._chosen(matcher):
+            self.place = f"messages[{self.talk.turns[index].message}]"
+            if not self._holds(entry, index):
+                continue
+            for start, end in self._pieces(matcher, index):
+                found = self._in_piece(matcher, start, end)
+                if entry.scope == "row":
+                    if next(found, None) is not None:
+                        yield Claim(matcher.first, 0, len(self.talk.text))
+                        return
+                else:
+                    yield from found
+
+    def _history(self) -> Iterator[Turn]:
+        """What the assistant says before the last message that it answers."""
+        asked = ("user", "tool") if self.talk.swift else ("user",)
+        turns = self.talk.turns
+        spoken = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+        last = spoken[-1] if spoken else -1
+        start = max((i for i, t in enumerate(turns[:last]) if t.role in asked), default=0)
+        return (turn for turn in turns[:start] if turn.outputs)
+
+    def _chosen(self, matcher: Matcher) -> Iterable[int]:
+        """The turns, by number, that its roles and its range name, if they carry loss."""
+        where, turns = matcher.entry.where, self.talk.turns
+        roles = where.roles or (() if matcher.everyone else ("assistant",))
+        chosen = [i for i, turn in enumerate(turns) if not roles or turn.role in roles]
+        chosen = chosen[where.first_turn : where.stop_turn]
+        return [i for i in chosen if turns[i].outputs or turns[i].role != "assistant"]
+
+    def _holds(self, entry: Entry, index: int) -> bool:
+        if entry.when is not None and not self._all(entry.when, index):
+            return False
+        return entry.unless is None or not self._all(entry.unless, index)
+
+    def _all(self, condition: Condition, index: int) -> bool:
+        turns, text = self.talk.turns, self.talk.text
+        if condition.user is not None:
+            asked = next((t for t in reversed(turns[:index]) if t.role == "user"), None)
+            if asked is None or not self._search(condition.user, text, asked.ranges):
+                return False
+        if condition.turn is not None:
+            turn = turns[index]
+            spans = _before_stop(turn) if turn.role == "assistant" else turn.ranges
+            if not self._search(condition.turn, text, spans):
+                return False
+        return all(self._tested(test) for test in condition.fields)
+
+    def _search(self, pattern: Pattern, text: str, spans: Iterable[Span]) -> bool:
+        whole = "".join(text[start:end] for start, end in spans)
+        return pattern.search(whole, timeout=self._left()) is not None
+
+    def _tested(self, test: FieldTest) -> bool:
+        value = field_of(self.talk.fields, test.path)
+        if value is None:
+            return None in test.values
+        if test.values:
+            return any(
+                value == v and isinstance(value, bool) == isinstance(v, bool) for v in test.values
+            )
+        if test.pattern is not None:
+            if not isinstance(value, str):
+                raise _field_type(test.path, "a string", value)
+            return test.pattern.search(value, timeout=self._left()) is not None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _field_type(test.path, "a number", value)
+        return (test.low is None or value >= test.low) and (test.high is None or value <= test.high)
+
+    def _pieces(self, matcher: Matcher, index: int) -> Iterable[Span]:
+        entry, turn = matcher.entry, self.talk.turns[index]
+        if entry.where.regions:
+            spans: list[Span] = []
+            for region in divide(turn, self.talk.text):
+                if region.name in entry.where.regions:
+                    join(spans, region.start, region.end)
+            return spans
+        if turn.role == "assistant":
+            return _before_stop(turn) if entry.pattern is not None else turn.outputs
+        if self.talk.swift:
+            return _through_header(self.talk.turns, index)
+        return turn.ranges
+
+    def _in_piece(self, matcher: Matcher, start: int, end: int) -> Iterator[Claim]:
+        entry, first = matcher.entry, matcher.first
+        if entry.pattern is None:
+            if start < end:
+                yield Claim(first, start, end)
+            return
+        piece = self.talk.text[start:end]
+        if entry.sections:
+            yield from self._sections(matcher, piece, start)
+            return
+        for match in self._matches(entry, piece):
+            rule = first
+            if entry.markers:
+                kind = next(k for group, k, _ in entry.markers if match.end(group) >= 0)
+                if kind < 0:
+                    continue
+                rule += kind
+            for a, b in match.spans(entry.group or 0):
+                if a < b:
+                    yield Claim(rule, start + a, start + b)
+
+    def _sections(self, matcher: Matcher, piece: str, start: int) -> Iterator[Claim]:
+        """Markers, and what follows each up to the next."""
+        entry, first = matcher.entry, matcher.first
+        position, rule = 0, -1
+        for match in self._matches(entry, piece):
+            a, b = match.span()
+            if a == b:
+                continue
+            if rule >= 0 and position < a:
+                yield Claim(first + rule, start + position, start + a)
+            _, marker, rule = next(m for m in entry.markers if match.end(m[0]) >= 0)
+            if marker >= 0:
+                yield Claim(first + marker, start + a, start + b)
+            position = b
+        if rule >= 0 and position < len(piece):
+            yield Claim(first + rule, start + position, start + len(piece))
+
+    def _matches(self, entry: Entry, piece: str) -> Iterable[Any]:
+        assert entry.pattern is not None
+        if entry.where.anchored:
+            found = entry.pattern.match(piece, timeout=self._left())
+            return [found] if found else []
+        if entry.where.first:
+            found = entry.pattern.search(piece, timeout=self._left())
+            return [found] if found else []
+        return entry.pattern.finditer(piece, timeout=self._left())
+
+    def _left(self) -> float:
+        """Seconds; never 0, which would mean no limit."""
+        return max(self.deadline - time.monotonic(), _NEVER)
+
+
+def field_of(record: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path, None where there is none; a key with dots wins over a path."""
+    if path in record:
+        return record[path]
+    head, _, rest = path.partition(".")
+    value = record.get(head)
+    return field_of(value, rest) if rest and isinstance(value, Mapping) else None
+
+
+def _field_type(path: str, wanted: str, value: Any) -> RecordError:
+    return RecordError(
+        "match",
+        "field_type",
+        f"a rule expects {wanted}, found {str(value)[:40]!r}; mend the record or the rule",
+        field=path,
+    )
+
+
+def _before_stop(turn: Turn) -> list[Span]:
+    """The outputs without the stop token: no pattern takes its loss by accident."""
+    if turn.stop < 0:
+        return turn.outputs
+    return [Span(a, turn.stop if a <= turn.stop < b else b) for a, b in turn.outputs]
+
+
+def _through_header(turns: Sequence[Turn], index: int) -> list[Span]:
+    """A message's ranges, the last one through the header of the answer that follows it."""
+    ranges = list(turns[index].ranges)
+    following = turns[index + 1] if index + 1 < len(turns) else None
+    if ranges and following and following.outputs and turns[index].role != "system":
+        start, end = ranges[-1]
+        if following.ranges[0].start == end and following.outputs[0].start >= end:
+            ranges[-1] = Span(start, following.outputs[0].start)
+    return ranges

@@ -1,0 +1,122 @@
+"""ms-swift's loss-scale configs, read as they are.
+
+A config maps markers and regular expressions to weights: a list of two numbers weighs a plain
+marker and the text after it up to the next, a list of one the matches of a regular expression, in
+which a point also matches a newline. ``response`` and ``query`` hold two such maps: where the
+user's message contains a key of ``query``, the whole answer gets its weight, and ``response`` is
+not looked at. See ``docs/ms-swift.md`` for what is read otherwise than there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import regex
+import yaml
+
+from pipeline.rules.document import Document
+from pipeline.rules.entry import Condition, Entry, Rule, RuleFile
+from pipeline.rules.grammar import HEAVIEST, join_markers
+from pipeline.rules.pattern import compile_pattern
+
+# The dialect of Python's `re`, which ms-swift uses.
+_FLAGS = regex.VERSION0 | regex.DOTALL
+
+
+def is_swift(text: str) -> bool:
+    """Whether it is a JSON object and no rule file of ours, which has a version."""
+    return text.lstrip().startswith("{") and '"version"' not in text and "version:" not in text
+
+
+def read_swift(document: Document, text: str, *, name: str) -> RuleFile:
+    """A config as a rule file of that *name*. Raises RuleError with line and column."""
+    # JSON is YAML, and YAML knows places; it has no tabs, which JSON's strings have not either.
+    root = document.parse(text.replace("\t", " "))
+    keys = document.entries(root, "")
+    entries: list[Entry] = []
+    asked: Condition | None = None
+    if "response" in keys or "query" in keys:
+        keys = document.mapping(root, "", ("response", "query"), required=("response",))
+        if "query" in keys:
+            for entry in _queries(document, keys["query"], name):
+                entries.append(entry)
+            asked = Condition(
+                user=_any_of([e.when.user.pattern for e in entries if e.when and e.when.user])
+            )
+        entries += [replace(e, unless=asked) for e in _map(document, keys["response"], name)]
+    else:
+        entries = _map(document, root, name)
+    return RuleFile(name, "A loss-scale config of ms-swift.", "", tuple(entries), (), text)
+
+
+def _any_of(sources: list[str]) -> regex.Pattern[str]:
+    return compile_pattern("|".join(sources), regex.VERSION0)
+
+
+def _queries(document: Document, node: yaml.Node, name: str) -> list[Entry]:
+    """Of several keys in one message the first listed counts."""
+    entries: list[Entry] = []
+    before: list[str] = []
+    for i, (key, value) in enumerate(document.entries(node, "query").items()):
+        inner = f"query.{key}"
+        items = document.sequence(value, inner) if isinstance(value, yaml.SequenceNode) else [value]
+        if len(items) != 1:
+            raise document.error(value, inner, f"holds {len(items)} numbers", "write one weight")
+        source = regex.escape(key, special_only=True)
+        entry = Entry(
+            (Rule(f"{name}.query[{i}]", _weight(document, items[0], inner)),),
+            compile_pattern(".+", _FLAGS),
+            when=Condition(user=compile_pattern(source, regex.VERSION0)),
+            unless=Condition(user=_any_of(before)) if before else None,
+        )
+        entries.append(entry)
+        before.append(source)
+    return entries
+
+
+def _map(document: Document, node: yaml.Node, name: str) -> list[Entry]:
+    weights: dict[str, list[float]] = {}
+    nodes = document.entries(node, "")
+    for key, value in nodes.items():
+        items = document.sequence(value, key)
+        if len(items) not in (1, 2):
+            fact = f"holds {len(items)} numbers"
+            raise document.error(value, key, fact, "write [weight], or [marker, text after it]")
+        weights[key] = [_weight(document, item, f"{key}[{i}]") for i, item in enumerate(items)]
+    lengths = {len(pair) for pair in weights.values()}
+    if len(lengths) > 1:
+        key = next(key for key, pair in weights.items() if len(pair) == 1)
+        remedy = "put them into another file and join the two with +"
+        fact = "is a pattern among markers, which ms-swift passes over"
+        raise document.error(nodes[key], key, fact, remedy)
+    sections = lengths == {2}
+    sources = [regex.escape(k, special_only=True) if sections else k for k in weights]
+    for key, source in zip(weights, sources, strict=True):
+        try:
+            compile_pattern(source, _FLAGS)
+        except ValueError as error:
+            fact, _, remedy = str(error).rpartition("; ")
+            raise document.error(nodes[key], key, fact or remedy, remedy) from error
+    rules: list[Rule] = []
+    markers = [_rules_of(name, key, pair, rules) for key, pair in weights.items()]
+    if not rules:
+        rules.append(Rule(name, 1.0))
+    needed = tuple(weights) if sections else ()
+    entry = join_markers(sources, markers, rules, needed=needed, sections=sections, flags=_FLAGS)
+    return [entry]
+
+
+def _rules_of(name: str, key: str, pair: list[float], rules: list[Rule]) -> tuple[int, int]:
+    """The indexes of the key's rules; weights of 1 need none."""
+    found = []
+    for label, weight in zip((f"{name}[{key}]", f"{name}[{key}].body"), pair, strict=False):
+        found.append(len(rules) if weight != 1 else -1)
+        rules += [Rule(label, weight)] if weight != 1 else []
+    return found[0], found[1] if len(found) > 1 else -1
+
+
+def _weight(document: Document, node: yaml.Node, path: str) -> float:
+    value = document.number(node, path)
+    if not 0 <= value <= HEAVIEST:
+        raise document.error(node, path, f"is {value:g}", f"write a number from 0 to {HEAVIEST:,}")
+    return value
