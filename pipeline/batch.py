@@ -28,7 +28,7 @@ from pipeline.source.record import Record, decode
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import select_rows
-from pipeline.weights import IGNORED, CharacterSpans, Weighed, weigh
+from pipeline.weights import IGNORED, CharacterSpans, Claimed, Weighed, weigh
 
 _GROUP = 1 << 22  # characters
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
@@ -211,7 +211,7 @@ class Encoder:
             [p.text for p in prepared],
             _character_spans(outputs),
             [
-                (_character_spans(spans), rule.weight)
+                Claimed(_character_spans(spans), rule.weight)
                 for spans, rule in zip(claims, self.rules.rules, strict=True)
             ],
             scales=_character_spans([scale[:3] for scale in scales]),

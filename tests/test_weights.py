@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.tokens import Encoded, Paths
-from pipeline.weights import IGNORED, CharacterSpans, weigh
+from pipeline.weights import IGNORED, CharacterSpans, Claimed, weigh
 
 NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
 TEXTS = st.lists(st.text(st.sampled_from("ab é中🙂"), max_size=12), min_size=1, max_size=4)
@@ -68,7 +68,7 @@ def test_a_straddling_token_goes_where_most_of_it_lies(
 ) -> None:
     texts, encoded, spans = batch
     everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
-    weighed = weigh(encoded, texts, everything, [(spans_of(spans), 0.5)])
+    weighed = weigh(encoded, texts, everything, [Claimed(spans_of(spans), 0.5)])
     inside = set().union(*(bytes_inside(texts, span) for span in spans))
     for token in range(len(encoded.ids)):
         mine = token_bytes(encoded, token)
@@ -102,7 +102,7 @@ def test_a_label_is_ignored_exactly_where_the_weight_is_zero(
 ) -> None:
     texts, encoded, spans = batch
     everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
-    weighed = weigh(encoded, texts, everything, [(spans_of(spans), 0.0)])
+    weighed = weigh(encoded, texts, everything, [Claimed(spans_of(spans), 0.0)])
     assert ((weighed.labels == IGNORED) == (weighed.loss_scale == 0)).all()
     live = weighed.labels != IGNORED
     assert (weighed.labels[live] == encoded.ids[live]).all()
@@ -115,7 +115,7 @@ def test_weights_of_several_rules_multiply() -> None:
         encoded,
         texts,
         spans_of([(0, 0, 6)]),
-        [(spans_of([(0, 1, 4)]), 0.5), (spans_of([(0, 3, 5)]), 3.0)],
+        [Claimed(spans_of([(0, 1, 4)]), 0.5), Claimed(spans_of([(0, 3, 5)]), 3.0)],
     )
     assert weighed.loss_scale.tolist() == [0, 0.5, 0.5, 1.5, 3, 1]
     assert weighed.trained_claims == [3, 2]
@@ -130,7 +130,7 @@ def test_the_first_token_of_every_row_carries_no_loss() -> None:
 
 
 def test_an_empty_batch_weighs_nothing() -> None:
-    weighed = weigh(encoded_at([], []), [], spans_of([]), [(spans_of([]), 0.0)])
+    weighed = weigh(encoded_at([], []), [], spans_of([]), [Claimed(spans_of([]), 0.0)])
     assert len(weighed.labels) == len(weighed.loss_scale) == 0
 
 
@@ -145,14 +145,14 @@ def test_tokens_that_share_a_character_stay_on_one_side() -> None:
         starts=np.array([0, 5]),
         paths=NO_PATHS,
     )
-    weighed = weigh(encoded, texts, spans_of([(0, 0, 2)]), [(spans_of([(0, 0, 1)]), 0.25)])
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 2)]), [Claimed(spans_of([(0, 0, 1)]), 0.25)])
     assert weighed.loss_scale.tolist() == [0, 0.25, 0.25, 1]
 
 
 def test_straddling_tokens_are_counted() -> None:
     texts = ["abcdef"]
     encoded = encoded_at(texts, [[3]])
-    weighed = weigh(encoded, texts, spans_of([(0, 0, 6)]), [(spans_of([(0, 2, 5)]), 0.0)])
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 6)]), [Claimed(spans_of([(0, 2, 5)]), 0.0)])
     assert weighed.claims[0].straddling == 2
     assert weighed.outputs.straddling == 0
 
@@ -163,7 +163,7 @@ def test_many_spans_in_one_token_add_up() -> None:
     few = spans_of([(0, 1, 3), (0, 5, 6), (0, 8, 9)])
     many = spans_of([(0, 1, 3), (0, 5, 6), (0, 8, 10)])
     everything = spans_of([(0, 0, 11)])
-    weighed = weigh(encoded, ["z" + texts[0]], everything, [(few, 0.5), (many, 0.25)])
+    weighed = weigh(encoded, ["z" + texts[0]], everything, [Claimed(few, 0.5), Claimed(many, 0.25)])
     assert weighed.loss_scale.tolist() == [0, 0.25]
 
 
@@ -171,7 +171,7 @@ def test_matches_that_touch_are_one() -> None:
     """A pattern that claims each letter alone claims the whole word's token."""
     encoded = encoded_at(["xword"], [[1]])
     letters = spans_of([(0, i, i + 1) for i in range(1, 5)])
-    weighed = weigh(encoded, ["xword"], spans_of([(0, 0, 5)]), [(letters, 0.5)])
+    weighed = weigh(encoded, ["xword"], spans_of([(0, 0, 5)]), [Claimed(letters, 0.5)])
     assert weighed.loss_scale.tolist() == [0, 0.5]
     assert weighed.claims[0].spans == 4
     assert weighed.claims[0].straddling == 0
