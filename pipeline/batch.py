@@ -15,16 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError, RecordError
+from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
 from pipeline.preparation import Preparation, Prepared
 from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
 from pipeline.rules import RuleSet
-from pipeline.scales import cut_regions
+from pipeline.scales import cut_regions, scale_template
 from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA, SPAN_TYPE
 from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
+from pipeline.swift import settle_stops
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import select_rows
@@ -170,6 +172,8 @@ class Encoder:
 
     def encode_texts(self, prepared: Sequence[Prepared]) -> Encoded:
         """Ids of the rows' texts; control tokens that the data spells out are text."""
+        if any(p.cuts for p in prepared):
+            return encode_pieces(self.tokenizer, prepared)
         quoted = {row: p.quoted for row, p in enumerate(prepared) if p.quoted}
         return self.tokenizer.encode([p.text for p in prepared], quoted=quoted)
 
@@ -206,35 +210,51 @@ class Encoder:
         outputs.sort()
         for spans in claims:
             spans.sort()
-        return weigh(
+        weighed = weigh(
             encoded,
             [p.text for p in prepared],
             _character_spans(outputs),
             [
-                Claimed(_character_spans(spans), rule.weight)
+                Claimed(
+                    _character_spans(spans),
+                    rule.weight,
+                    edge=rule.edge or self.policy.edge,
+                    count=rule.count,
+                )
                 for spans, rule in zip(claims, self.rules.rules, strict=True)
             ],
             scales=_character_spans([scale[:3] for scale in scales]),
             scale_weights=np.array([scale[3] for scale in scales], np.float32),
+            everything=self.rules.base == "all",
         )
+        if self.policy.swift:
+            rows = [(p.text, p.turns) for p in prepared]
+            settle_stops(weighed, encoded, rows, everything=self.rules.base == "all")
+        return weighed
 
     def tabulate(
         self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed
     ) -> tuple[pa.RecordBatch, list[Reject], Counts]:
         """The columns of a shard, rows that would train nothing apart, and what to count."""
-        targets = _sums(weighed.labels != IGNORED, encoded.firsts)
-        counts = self._counts(prepared, encoded, weighed, targets)
-        return *_rows(prepared, encoded, weighed, targets), counts
+        weighted = _sums(weighed.loss_scale != 0, encoded.firsts)
+        counts = self._counts(prepared, encoded, weighed, weighted)
+        return *_rows(prepared, encoded, weighed, weighted), counts
 
     def _counts(
-        self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, targets: Any
+        self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, weighted: Any
     ) -> Counts:
-        """Of the rows that carry loss: what trains, how starts were found, what rules claimed."""
-        kept = targets > 0
+        """Of the rows that carry loss: what trains, how starts were found, what rules claimed.
+
+        ``weighted`` are the tokens of each row that do not weigh 0.
+        """
+        kept = weighted > 0
+        targets = _sums(weighed.labels != IGNORED, encoded.firsts)[kept]
         counts: Counts = Counter({f"encoded.{k}": n for k, n in asdict(encoded.paths).items()})
         counts["rows"] = int(kept.sum())
         counts["tokens"] = int(np.diff(encoded.firsts)[kept].sum())
         counts["targets"] = int(targets.sum())
+        if any(rule.count for rule in self.rules.rules):
+            counts["counted_zeros"] = int((targets - weighted[kept]).sum())
         counts["weight_sum"] = float(weighed.loss_scale.sum(dtype=np.float64))  # type: ignore[assignment] # floats add up too
         counts["straddling.outputs"] = weighed.outputs.straddling
         for keep, p in zip(kept.tolist(), prepared, strict=True):
@@ -297,7 +317,7 @@ def _sums(values: Any, firsts: Any) -> Any:
 
 
 def _rows(
-    prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, targets: Any
+    prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, weighted: Any
 ) -> tuple[pa.RecordBatch, list[Reject]]:
     """The batch's columns, from flat buffers; a row that would train nothing is a reject."""
     nothing = RecordError(
@@ -306,7 +326,7 @@ def _rows(
         "no token of it carries loss; drop the record or change the rules",
     )
     # Of a conversation in several rows some may train: then the others are only left out.
-    training = {_key(prepared[i]) for i in np.flatnonzero(targets).tolist()}
+    training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
     untrained = {_key(p): p.record for p in prepared if _key(p) not in training}
     rejects = [reject(record, nothing) for record in untrained.values()]
     firsts = encoded.firsts
@@ -315,14 +335,14 @@ def _rows(
         _lists(firsts, weighed.labels),
         _lists(firsts, weighed.loss_scale),
         pa.array(np.diff(firsts).astype(np.int32)),
-        pa.array(targets.astype(np.int32)),
+        pa.array(_sums(weighed.labels != IGNORED, firsts).astype(np.int32)),
         pa.array(_sums(weighed.loss_scale, firsts).astype(np.float32)),
         pa.array([p.record.source for p in prepared], pa.string()),
         pa.array([p.record.row for p in prepared], pa.int64()),
         _regions(prepared),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-    return (batch if (targets > 0).all() else batch.filter(pa.array(targets > 0))), rejects
+    return (batch if (weighted > 0).all() else batch.filter(pa.array(weighted > 0))), rejects
 
 
 def _lists(firsts: Any, values: Any) -> pa.ListArray:
@@ -337,6 +357,8 @@ def _regions(prepared: Sequence[Prepared]) -> pa.ListArray:
         for turn in p.turns:
             regions = divide(turn, p.text)
             flat.extend(cut_regions(regions, p.scales) if p.scales else regions)
+        if p.scales:
+            flat.extend(scale_template(p.turns, p.scales))
         stops.append(len(flat))
     messages, roles, names, starts, ends, weights = zip(*flat, strict=True) if flat else ((),) * 6
     fields = [

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, WeightedShardsError
-from pipeline.policy import CONTROL_TOKENS, TURNS, UNSURE
+from pipeline.policy import CONTROL_TOKENS, EDGES, PROFILES, TURNS, UNSURE
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -62,14 +62,7 @@ def make_parser(command: str, summary: str) -> argparse.ArgumentParser:
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that decide how conversations become rows."""
-    parser.add_argument(
-        "--rules",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="rule files, or names of bundled rules; weights of several multiply "
-        "(default: none, every assistant token weighs 1)",
-    )
+    add_rule_flags(parser)
     parser.add_argument(
         "--tokenizer",
         metavar="DIR_OR_HUB_ID",
@@ -104,7 +97,6 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--control-tokens",
         choices=CONTROL_TOKENS,
-        default=CONTROL_TOKENS[0],
         help="what a message that spells one gives: text, a reject, or the token (default: text)",
     )
     parser.add_argument(
@@ -133,6 +125,41 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         default=datetime.date.today().isoformat(),
         metavar="YYYY-MM-DD",
         help="the day that templates tell (default: today)",
+    )
+
+
+def add_rule_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that decide what tokens weigh."""
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="rule files, names of bundled rules, or several of them joined by +, in any order: "
+        "their weights multiply; ms-swift's JSON configs too "
+        "(default: none, every assistant token weighs 1)",
+    )
+    parser.add_argument(
+        "--edge",
+        choices=EDGES,
+        help="a token across an edge goes where most of its bytes are (majority, the default), to "
+        "the span always (any) or never (contained), or by the share inside (fraction); split "
+        "tokenizes apart there, and so changes ids",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default=PROFILES[0],
+        help="ms-swift: ids and weights as it gives them (edge split, white space after stop "
+        "tokens trained, its rounds and stop tokens)",
+    )
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        default=[],
+        metavar="FIELD",
+        help="fields of the record that stay with its row, so that reweight can ask for them "
+        "(those that --rules ask for stay by themselves)",
     )
 
 

@@ -23,7 +23,7 @@ def find_cuts(
     *,
     edge: str,
 ) -> list[int]:
-    """Sorted characters at which the weight by all that splits changes; edges of equal weight don't.
+    """Sorted characters at which the weight changes, by all that splits.
 
     *edge* is the build's: ``split`` makes outputs, own weights and rules without an edge split.
     """

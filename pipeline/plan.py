@@ -78,6 +78,7 @@ def _pack(pieces: Iterable[Piece], size: int) -> Iterable[tuple[Piece, ...]]:
 
 def _parts(sources: Sequence[Source], recipe: Recipe, shard_size: int) -> dict[str, Any]:
     """Contents only: no path, time or host, so that two builds of the same data agree."""
+    policy = asdict(recipe.policy)
     parts: dict[str, Any] = {
         "inputs": [
             {"name": s.name, "sha256": s.sha256, "size": s.size, "records": s.records}
@@ -91,7 +92,7 @@ def _parts(sources: Sequence[Source], recipe: Recipe, shard_size: int) -> dict[s
         "template_variables": dict(recipe.variables),
         "rules": {f.name: f.digest for f in recipe.rules.files},
         "schema": recipe.schema,
-        "policy": {**asdict(recipe.policy), "stop_tokens": list(recipe.policy.stop_tokens)},
+        "policy": {k: list(v) if isinstance(v, tuple) else v for k, v in policy.items()},
         "format": recipe.form,
         "shard_size": shard_size,
         "versions": {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigurationError
-from pipeline.rules.entry import EDGES
 
 TURNS = ("as_rendered", "fan_out", "last_turn")
 CONTROL_TOKENS = ("text", "reject", "allow")
 UNSURE = ("reject", "build")
+EDGES = ("majority", "any", "contained", "fraction", "split")
 PROFILES = ("default", "ms-swift")
 
 
@@ -19,12 +19,13 @@ class Policy:
     at inference (``fan_out``), or the last of these only (``last_turn``).
 
     ``control_tokens``: what the data spells out is ordinary ``text``, a ``reject``, or a token
-    (``allow``). ``edge`` decides over tokens across an edge where a rule does not; ``keep`` are fields
-    of the record that stay with its row, for rules to come. ``profile`` ``ms-swift`` counts rounds
-    and weighs stop tokens as ms-swift does. ``unsure``: a turn that cannot be established is a ``reject``, or ``build`` trains
+    (``allow``). ``unsure``: a turn that cannot be established is a ``reject``, or ``build`` trains
     what the message itself says. ``stop_tokens`` end a turn to which the template gives none (GLM's
     next role marker), and are appended to a text that ends without. ``trailing``: the template's
-    white space after a stop token is trained too. ConfigurationError for another word.
+    white space after a stop token is trained too. ``edge`` decides over tokens across an edge where
+    a rule does not. ``profile``: ``ms-swift`` counts rounds and weighs stop tokens as it does.
+    ``keep`` are fields of the record that stay with its row, for rules to come.
+    ConfigurationError for another word.
     """
 
     turns: str = TURNS[0]

@@ -11,18 +11,19 @@ from typing import Any
 import msgspec
 
 from pipeline.conversation import Conversation, Weights
+from pipeline.cuts import find_cuts
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.markers import Markers
-from pipeline.policy import Policy
+from pipeline.policy import TURNS, Policy
 from pipeline.quotation import Quotation, find_quoted, make_quotation
 from pipeline.regions import Turn
-from pipeline.cuts import find_cuts
 from pipeline.rules import Claim, RuleSet, Talk
-from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.rules.matching import field_of
+from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
+from pipeline.swift import exempt_weighted
 from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
 from pipeline.turns import establish_turns
@@ -74,6 +75,7 @@ class Preparation:
         for token in policy.stop_tokens:
             if token not in tokenizer.control_tokens:
                 raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
+        _require_turns(policy, rules)
         self.kept = tuple(sorted({*rules.fields, *policy.keep}))
         self.surroundings = Surroundings(template)
         self.markers = Markers(
@@ -159,6 +161,8 @@ class Preparation:
         parts = find_parts(weights, traced) if traced else {}
         fields = self._fields(record)
         claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
+        if self.policy.swift:
+            claims = exempt_weighted(claims, turns, conversation, self.rules)
         scales = scale_turns(
             turns,
             length=len(text),
@@ -353,3 +357,17 @@ def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) ->
         and isinstance(message.get("content"), str)
         and message["content"].strip() not in text
     ]
+
+
+def _require_turns(policy: Policy, rules: RuleSet) -> None:
+    """Raises ConfigurationError where rows of one turn each leave the rules' base no meaning."""
+    if rules.base == "assistant" or policy.turns == TURNS[0]:
+        return
+    if rules.base == "last_turn" and policy.turns == "last_turn":
+        return
+    base = "all text of each row" if rules.base == "all" else "the last turn only"
+    remedy = "use as_rendered" if rules.base == "all" else "use last_turn, or as_rendered"
+    raise ConfigurationError(
+        f"--turns {policy.turns}: makes rows of parts of a talk, and the rules' base is {base}; "
+        f"{remedy}"
+    )

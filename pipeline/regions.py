@@ -39,7 +39,8 @@ class Region(NamedTuple):
     """Characters of one message under one name; the regions of a turn tile its ranges.
 
     ``name`` is ``input``, ``header``, ``reasoning``, ``content``, ``tool_call``, ``stop`` or
-    ``trailing``, or ``template`` where no message owns it (-1); ``weight`` is their own weight, before any rule.
+    ``trailing``, or ``template`` where no message (-1) owns it; ``weight`` is their own weight,
+    before any rule.
     """
 
     message: int

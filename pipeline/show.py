@@ -16,7 +16,7 @@ from pipeline.errors import ConfigurationError, InputError
 from pipeline.explanation import Explanation, explain
 from pipeline.manifest import read_manifest
 from pipeline.page import make_page, visible, width
-from pipeline.policy import CONTROL_TOKENS, TURNS, UNSURE
+from pipeline.policy import PROFILES, TURNS, UNSURE
 from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.regions import divide
@@ -74,7 +74,10 @@ def _refuse_rendering(args: argparse.Namespace) -> None:
         ("--schema", args.schema != "auto"),
         ("--turns", args.turns != TURNS[0]),
         ("--turn", args.turn is not None),
-        ("--control-tokens", args.control_tokens != CONTROL_TOKENS[0]),
+        ("--control-tokens", args.control_tokens),
+        ("--edge", args.edge),
+        ("--profile", args.profile != PROFILES[0]),
+        ("--keep", args.keep),
         ("--unsure", args.unsure != UNSURE[0]),
         ("--stop-token", args.stop_token),
         ("--train-trailing", args.train_trailing),

@@ -13,11 +13,12 @@ from pipeline.batch import Encoder
 from pipeline.errors import BuildError, ConfigurationError, InputError, RecordError
 from pipeline.explanation import Explanation, explain
 from pipeline.manifest import NAME, Manifest, read_manifest
+from pipeline.policy import Policy
 from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, Recipe
 from pipeline.regions import Region, restore_turns
 from pipeline.reject import reject
-from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
+from pipeline.rules import RuleSet, Talk, compose, load_rules, parse_rule_file
 from pipeline.scales import restore_scales
 from pipeline.source.record import Record, decode
 from pipeline.task import make_encoder
@@ -69,7 +70,9 @@ def explain_row(
     weighed = encoder.weigh([prepared], encoded)
     _require_weights(stored, weighed.loss_scale, place=record.place, origin=origin)
     if rules:
-        encoder = Encoder(encoder.tokenizer, encoder.template, load_rules(rules))
+        encoder = Encoder(
+            encoder.tokenizer, encoder.template, load_rules(rules), policy=encoder.policy
+        )
         prepared = _prepare(record, text, regions, encoder.rules)
         weighed = encoder.weigh([prepared], encoded)
     return explain(
@@ -95,7 +98,7 @@ def _stored(record: Record) -> _StoredRow:
 def _recipe_of(manifest: Manifest, folder: Path, tokenizer: str | None) -> Recipe:
     """The recipe of a build, as its manifest tells it; the tokenizer's files are not in there."""
     files = [
-        parse_rule_file(text, place=f"{folder / NAME}: rules.{name}")
+        parse_rule_file(text, place=f"{folder / NAME}: rules.{name}", name=name)
         for name, text in manifest.rules.items()
     ]
     return Recipe(
@@ -106,7 +109,13 @@ def _recipe_of(manifest: Manifest, folder: Path, tokenizer: str | None) -> Recip
         rules=compose(files),
         schema="auto",
         form=manifest.format,
+        policy=policy_of(manifest),
     )
+
+
+def policy_of(manifest: Manifest) -> Policy:
+    """The policy of a build, as its manifest tells it."""
+    return msgspec.convert(manifest.parts["policy"], Policy)
 
 
 def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
@@ -142,9 +151,10 @@ def _restore(row: _StoredRow, encoder: Encoder, *, place: str, origin: str) -> t
 
 
 def _prepare(record: Record, text: str, regions: Sequence[Region], rules: RuleSet) -> Prepared:
+    fields: dict[str, Any] = {}
     turns = list(restore_turns(regions))
     try:
-        claims = [c for turn in turns if turn.outputs for c in rules.claims(turn, text)]
+        claims = rules.claims(Talk(text, turns, fields))
     except RecordError as error:
         raise InputError(reject(record, error).message) from error
     return Prepared(record, text, turns, claims, restore_scales(regions))

@@ -7,7 +7,7 @@ generates the rest of the turn up to and including its *stop token*.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
@@ -85,6 +85,11 @@ def _unestablished(index: int, fact: str) -> RecordError:
         "it from its own first word with --unsure build",
         field=f"messages[{index}]",
     )
+
+
+def _says(value: Any) -> bool:
+    """White space alone is what an answer may be, and no template leaves out more than that."""
+    return bool(value.strip() if isinstance(value, str) else value)
 
 
 class _Around(NamedTuple):
@@ -170,7 +175,7 @@ class _Around(NamedTuple):
         message = self.setting.messages[index]
         if self.text[start:end].strip():
             return False
-        return any(message.get(key) for key in _SPOKEN)
+        return any(_says(message.get(key)) for key in _SPOKEN)
 
     def calling(self, turn: Turn, called: Span) -> Turn:
         """Tool calls begin where the content that the message has before them ends."""

@@ -74,17 +74,19 @@ def compose(files: Iterable[RuleFile]) -> RuleSet:
                     "add the rule file all, or name the assistant"
                 )
             name = entry.rules[0].name.partition("[")[0] if entry.sections else entry.rules[0].name
-            matchers.append(Matcher(entry, len(rules), name, base == "all"))
-            rules += entry.rules
+            first = matchers[-1].first if entry.shares else len(rules)
+            matchers.append(Matcher(entry, first, name, base == "all"))
+            rules += [] if entry.shares else entry.rules
     return RuleSet(ordered, base, tuple(rules), tuple(matchers))
 
 
-def load_rules(words: Sequence[str | Path]) -> RuleSet:
+def load_rules(words: Sequence[str | Path], *, swift: bool = False) -> RuleSet:
     """Reads and composes rule files; a bare name is one of the bundled rules, ``a+b`` are both.
 
-    Raises RuleError, also where an example of a file is not claimed as it is marked.
+    With *swift*, ms-swift's own form of a bundled rule where that differs. Raises RuleError, also
+    where an example of a file is not claimed as it is marked.
     """
-    paths = [path for word in words for path in find_rule_files(word)]
+    paths = [path for word in words for path in find_rule_files(word, swift=swift)]
     files = [read_rule_file(path) for path in paths]
     for file in files:
         for failure in check_examples(file):
@@ -97,20 +99,22 @@ def bundled_rules() -> Path:
     return Path(__file__).parent.parent / "bundled" / "rules"
 
 
-def find_rule_files(word: str | Path) -> list[Path]:
+def find_rule_files(word: str | Path, *, swift: bool = False) -> list[Path]:
     """The file of that path; else each name between ``+`` as a path or a bundled rule."""
     if Path(word).is_file():
         return [Path(word)]
-    return [_find(name, word) for name in str(word).split("+")]
+    return [_find(name, word, swift=swift) for name in str(word).split("+")]
 
 
-def _find(name: str, word: str | Path) -> Path:
+def _find(name: str, word: str | Path, *, swift: bool) -> Path:
     if Path(name).is_file():
         return Path(name)
     if name and Path(name).name == name:
-        for candidate in (bundled_rules() / name, bundled_rules() / f"{name}.yaml"):
-            if candidate.is_file():
-                return candidate
+        folders = [bundled_rules() / "ms-swift"] if swift else []
+        for folder in [*folders, bundled_rules()]:
+            for candidate in (folder / name, folder / f"{name}.yaml"):
+                if candidate.is_file():
+                    return candidate
     known = ", ".join(sorted(p.stem for p in bundled_rules().glob("*.yaml")))
     told = f"{name or 'nothing'} in {word}" if name != str(word) else name
     raise RuleError(f"{told}: no such rule file; give a path or bundled rules ({known})")

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 import regex
 
 BASES = ("assistant", "last_turn", "all")
-EDGES = ("majority", "any", "contained", "fraction", "split")
 ROLES = ("assistant", "user", "system", "developer", "tool")
 REGIONS = ("input", "header", "reasoning", "content", "tool_call", "stop", "trailing")
 FLAGS = {
@@ -85,6 +84,7 @@ class Entry:
     ``pattern`` None claims whole pieces. ``markers[k]`` is what alternative *k* of a pattern with
     several is: its group's number, the index in ``rules`` of the marker's rule and of the body's
     after it, -1 for what claims nothing. ``needed`` is text without which the pattern cannot match.
+    ``shares``: it claims for the rules of the entry before it, as another of its patterns.
     ``scope``: a ``row`` entry weighs the whole row once, a ``history`` one is the base
     ``last_turn``.
     """
@@ -98,6 +98,7 @@ class Entry:
     where: Where = field(default_factory=Where)
     when: Condition | None = None
     unless: Condition | None = None
+    shares: bool = False
     scope: Scope = "piece"
 
     @property

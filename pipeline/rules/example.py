@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.errors import RecordError
 from pipeline.regions import Turn
-from pipeline.rules.entry import Example, RuleFile
+from pipeline.rules.entry import Example, Rule, RuleFile
 from pipeline.rules.marks import mark
 from pipeline.rules.matching import Matcher, Talk, find_claims
 from pipeline.spans import Span
@@ -101,12 +101,12 @@ def _weights(talk: Talk, *, everything: bool) -> list[float]:
 
 
 def _multiply(file: RuleFile, talk: Talk, weights: list[float]) -> None:
-    first = 0
-    matchers, rules = [], []
+    matchers: list[Matcher] = []
+    rules: list[Rule] = []
     for entry in file.entries:
+        first = matchers[-1].first if entry.shares else len(rules)
         matchers.append(Matcher(entry, first, file.name, file.base == "all"))
-        first += len(entry.rules)
-        rules += entry.rules
+        rules += [] if entry.shares else entry.rules
     for claim in find_claims(matchers, talk):
         for i in range(claim.start, claim.end):
             weights[i] *= rules[claim.rule].weight

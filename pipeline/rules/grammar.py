@@ -9,10 +9,10 @@ from typing import Any
 import regex
 import yaml
 
+from pipeline.policy import EDGES
 from pipeline.rules.document import Document
 from pipeline.rules.entry import (
     BASES,
-    EDGES,
     FLAGS,
     REGIONS,
     ROLES,
@@ -68,8 +68,11 @@ class _Grammar:
             fact = "is empty" if "rules" in top else "missing"
             raise doc.error(top.get("rules", root), "rules", fact, "write a rule, or a base")
         entries = [
-            self.entry(node, f"rules[{i}]", name if len(nodes) == 1 else f"{name}[{i}]")
+            entry
             for i, node in enumerate(nodes)
+            for entry in self.entry(
+                node, f"rules[{i}]", name if len(nodes) == 1 else f"{name}[{i}]"
+            )
         ]
         if base == "last_turn":
             layer = Rule(f"{name}.base" if entries else name, 0.0)
@@ -80,59 +83,69 @@ class _Grammar:
         return RuleFile(name, told.get("summary", ""), base, tuple(entries), tuple(examples), text)
 
     def _require_unique(self, entries: Sequence[Entry], node: yaml.Node) -> None:
-        names = [rule.name for entry in entries for rule in entry.rules]
+        names = [rule.name for entry in entries if not entry.shares for rule in entry.rules]
         for name in names:
             if names.count(name) > 1:
                 raise self.document.error(
                     node, "rules", f"two rules are called {name}", "give them names of their own"
                 )
 
-    def entry(self, node: yaml.Node, path: str, name: str) -> Entry:
+    def entry(self, node: yaml.Node, path: str, name: str) -> list[Entry]:
+        """An item of ``rules``: of several patterns, an entry each."""
         doc = self.document
         keys = doc.mapping(node, path, ENTRY_KEYS)
         if "name" in keys:
             name = f"{name.partition('[')[0]}.{doc.scalar(keys['name'], f'{path}.name', 'str')}"
         where = self.where(keys["where"], f"{path}.where") if "where" in keys else Where()
-        read = replace(
-            self._claiming(node, keys, path, name),
-            where=where,
-            when=self.condition(keys, "when", path),
-            unless=self.condition(keys, "unless", path),
-        )
-        if (where.first or where.anchored) and (read.pattern is None or read.sections):
+        when, unless = (self.condition(keys, key, path) for key in ("when", "unless"))
+        entries = [
+            replace(entry, where=where, when=when, unless=unless)
+            for entry in self._claiming(node, keys, path, name)
+        ]
+        if (where.first or where.anchored) and "pattern" not in keys:
             fact = "first and anchored say which match counts"
             raise doc.error(keys["where"], f"{path}.where", fact, "use them with pattern")
-        return read
+        return entries
 
-    def _claiming(self, node: yaml.Node, keys: dict[str, yaml.Node], path: str, name: str) -> Entry:
-        """The entry's pattern and rules, by what it has of pattern and sections."""
+    def _claiming(
+        self, node: yaml.Node, keys: dict[str, yaml.Node], path: str, name: str
+    ) -> list[Entry]:
+        """The entry's patterns and rules, by what it has of pattern and sections."""
         doc = self.document
         if "sections" in keys:
             for key in ("pattern", "flags", "group", "weight", "sample_weight", "count"):
                 if key in keys:
                     remedy = "give each section its own, or make this another rule"
                     raise doc.error(keys[key], f"{path}.{key}", "does not go with sections", remedy)
-            return self.sections(keys, f"{path}.sections", name)
+            return [self.sections(keys, f"{path}.sections", name)]
         scope, rule = self._rule(node, keys, path, name)
         if "pattern" not in keys:
             for key in ("flags", "group"):
                 if key in keys:
                     raise doc.error(keys[key], f"{path}.{key}", "has no pattern", "add pattern")
-            return Entry((rule,), scope=scope)
+            return [Entry((rule,), scope=scope)]
         flags = regex.VERSION1
         if "flags" in keys:
             for flag in doc.choices(keys["flags"], f"{path}.flags", tuple(FLAGS)):
                 flags |= FLAGS[flag]
-        source: str = doc.scalar(keys["pattern"], f"{path}.pattern", "str")
-        pattern = self.pattern(keys["pattern"], f"{path}.pattern", flags)
         group = doc.scalar(keys["group"], f"{path}.group", "str") if "group" in keys else ""
-        if group and group not in pattern.groupindex:
-            known = ", ".join(pattern.groupindex) or "(?P<name>...)"
-            fact = f"the pattern has no group {group!r}"
-            raise doc.error(keys["group"], f"{path}.group", fact, f"use {known}")
-        plain = not flags & (regex.IGNORECASE | regex.VERBOSE)
-        needed = required_text(source) if plain else ""
-        return Entry((rule,), pattern, group, needed=(needed,) if needed else (), scope=scope)
+        several = isinstance(keys["pattern"], yaml.SequenceNode)
+        nodes = doc.sequence(keys["pattern"], f"{path}.pattern") if several else [keys["pattern"]]
+        if not nodes:
+            raise doc.error(keys["pattern"], f"{path}.pattern", "is empty", "write a pattern")
+        entries: list[Entry] = []
+        for i, item in enumerate(nodes):
+            inner = f"{path}.pattern[{i}]" if several else f"{path}.pattern"
+            pattern = self.pattern(item, inner, flags)
+            if group and group not in pattern.groupindex:
+                known = ", ".join(pattern.groupindex) or "(?P<name>...)"
+                fact = f"the pattern has no group {group!r}"
+                raise doc.error(keys["group"], f"{path}.group", fact, f"use {known}")
+            plain = not flags & (regex.IGNORECASE | regex.VERBOSE)
+            needed = required_text(pattern.pattern) if plain else ""
+            wanted = (needed,) if needed else ()
+            entries.append(Entry((rule,), pattern, group, needed=wanted, scope=scope, shares=i > 0))
+        return entries
 
     def _rule(
         self, node: yaml.Node, keys: dict[str, yaml.Node], path: str, name: str
@@ -172,18 +185,17 @@ class _Grammar:
                 raise doc.error(node, inner, fact, "list the longer one first")
             sources.append(source)
             needed.append(text)
-            pair = []
-            for key, label in (("weight", f"{name}[{text or source}]"), ("body", "")):
-                label = label or f"{name}[{text or source}].body"
-                weight = self.weight(section[key], f"{inner}.{key}", negative=negative)
-                pair.append(len(rules) if weight != 1 else -1)
-                rules += [Rule(label, weight, edge)] if weight != 1 else []
-            markers.append((pair[0], pair[1]))
+            marker, body = (
+                rule_at(self.weight(section[key], f"{inner}.{key}", negative=negative), name, rules)
+                for key in ("weight", "body")
+            )
+            markers.append((marker, body))
         if not sources:
             raise doc.error(keys["sections"], path, "is empty", "write a marker")
         if not rules:
             raise doc.error(keys["sections"], path, "change nothing", "give one another weight")
-        return join_markers(sources, markers, rules, needed=needed, sections=True)
+        edged = [replace(rule, edge=edge) for rule in rules]
+        return join_markers(sources, markers, edged, needed=needed, sections=True)
 
     def _marker(self, node: yaml.Node, section: dict[str, yaml.Node], path: str) -> tuple[str, str]:
         """A marker as a regular expression and, where it is one, as plain text."""
@@ -291,6 +303,21 @@ class _Grammar:
         if key not in keys:
             return False
         return bool(self.document.scalar(keys[key], f"{path}.{key}", "bool"))
+
+
+def rule_at(weight: float, name: str, rules: list[Rule]) -> int:
+    """The index of the rule of that weight, which is added where there is none; -1 for a 1.
+
+    One rule for each weight: what touches and weighs alike is one span, and a token across a
+    marker's end is weighed once.
+    """
+    if weight == 1:
+        return -1
+    for index, rule in enumerate(rules):
+        if rule.weight == weight:
+            return index
+    rules.append(Rule(f"{name}[x{weight:g}]", weight))
+    return len(rules) - 1
 
 
 def join_markers(

@@ -54,12 +54,13 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
     """
     search = _Search(talk, time.monotonic() + TIME_LIMIT)
     claims: list[Claim] = []
+    mixed: set[int] = set()  # rules whose claims may overlap or come unsorted
     for matcher in matchers:
         needed = matcher.entry.needed
         if needed and not any(text in talk.text for text in needed):
             continue
         try:
-            claims += _ordered(search.match(matcher), matcher)
+            found = list(search.match(matcher))
         except TimeoutError:
             raise RecordError(
                 "match",
@@ -68,6 +69,9 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
                 f"{len(talk.text):,} characters; make its pattern cheaper or drop the record",
                 field=search.place,
             ) from None
+        claims += found
+        if found and (matcher.entry.shares or matcher.entry.group):
+            mixed.add(matcher.first)
         if len(claims) > MOST_CLAIMS:
             raise RecordError(
                 "match",
@@ -75,19 +79,15 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
                 f"rule {matcher.name} makes over {MOST_CLAIMS:,} claims in one row; let its "
                 "pattern match longer spans or drop the record",
             )
-    return claims
+    return _merged(claims, mixed) if mixed else claims
 
 
-def _ordered(claims: Iterator[Claim], matcher: Matcher) -> list[Claim]:
-    found = list(claims)
-    if matcher.entry.scope == "row":
-        return [Claim(matcher.first, 0, found[0].end)] if found else []
-    if not matcher.entry.group:
-        return found
-    # Groups in lookarounds may overlap, and a pattern may search backwards.
+def _merged(claims: Iterable[Claim], mixed: set[int]) -> list[Claim]:
+    """Sorted, with overlaps of one rule joined: groups in lookarounds may overlap too."""
     merged: list[Claim] = []
-    for claim in sorted(found):
-        if merged and claim.start <= merged[-1].end:
+    for claim in sorted(claims):
+        last = merged[-1] if merged else None
+        if last and claim.rule in mixed and last.rule == claim.rule and claim.start <= last.end:
             merged[-1] = merged[-1]._replace(end=max(merged[-1].end, claim.end))
         else:
             merged.append(claim)

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.rules.document import Document
 from pipeline.rules.entry import Condition, Entry, Rule, RuleFile
-from pipeline.rules.grammar import HEAVIEST, join_markers
+from pipeline.rules.grammar import HEAVIEST, join_markers, rule_at
 from pipeline.rules.pattern import compile_pattern
 
 # The dialect of Python's `re`, which ms-swift uses.
@@ -38,10 +38,9 @@ def read_swift(document: Document, text: str, *, name: str) -> RuleFile:
     if "response" in keys or "query" in keys:
         keys = document.mapping(root, "", ("response", "query"), required=("response",))
         if "query" in keys:
-            for entry in _queries(document, keys["query"], name):
-                entries.append(entry)
+            entries += _queries(document, keys["query"], name)
             asked = Condition(
-                user=_any_of([e.when.user.pattern for e in entries if e.when and e.when.user])
+                user=_any_of([_escaped(key) for key in document.entries(keys["query"], "query")])
             )
         entries += [replace(e, unless=asked) for e in _map(document, keys["response"], name)]
     else:
@@ -53,6 +52,10 @@ def _any_of(sources: list[str]) -> regex.Pattern[str]:
     return compile_pattern("|".join(sources), regex.VERSION0)
 
 
+def _escaped(text: str) -> str:
+    return str(regex.escape(text, special_only=True))
+
+
 def _queries(document: Document, node: yaml.Node, name: str) -> list[Entry]:
     """Of several keys in one message the first listed counts."""
     entries: list[Entry] = []
@@ -62,7 +65,7 @@ def _queries(document: Document, node: yaml.Node, name: str) -> list[Entry]:
         items = document.sequence(value, inner) if isinstance(value, yaml.SequenceNode) else [value]
         if len(items) != 1:
             raise document.error(value, inner, f"holds {len(items)} numbers", "write one weight")
-        source = regex.escape(key, special_only=True)
+        source = _escaped(key)
         entry = Entry(
             (Rule(f"{name}.query[{i}]", _weight(document, items[0], inner)),),
             compile_pattern(".+", _FLAGS),
@@ -90,7 +93,7 @@ def _map(document: Document, node: yaml.Node, name: str) -> list[Entry]:
         fact = "is a pattern among markers, which ms-swift passes over"
         raise document.error(nodes[key], key, fact, remedy)
     sections = lengths == {2}
-    sources = [regex.escape(k, special_only=True) if sections else k for k in weights]
+    sources = [_escaped(key) if sections else key for key in weights]
     for key, source in zip(weights, sources, strict=True):
         try:
             compile_pattern(source, _FLAGS)
@@ -98,21 +101,15 @@ def _map(document: Document, node: yaml.Node, name: str) -> list[Entry]:
             fact, _, remedy = str(error).rpartition("; ")
             raise document.error(nodes[key], key, fact or remedy, remedy) from error
     rules: list[Rule] = []
-    markers = [_rules_of(name, key, pair, rules) for key, pair in weights.items()]
+    markers = []
+    for pair in weights.values():
+        kinds = [rule_at(weight, name, rules) for weight in pair]
+        markers.append((kinds[0], kinds[1] if sections else -1))
     if not rules:
         rules.append(Rule(name, 1.0))
     needed = tuple(weights) if sections else ()
     entry = join_markers(sources, markers, rules, needed=needed, sections=sections, flags=_FLAGS)
     return [entry]
-
-
-def _rules_of(name: str, key: str, pair: list[float], rules: list[Rule]) -> tuple[int, int]:
-    """The indexes of the key's rules; weights of 1 need none."""
-    found = []
-    for label, weight in zip((f"{name}[{key}]", f"{name}[{key}].body"), pair, strict=False):
-        found.append(len(rules) if weight != 1 else -1)
-        rules += [Rule(label, weight)] if weight != 1 else []
-    return found[0], found[1] if len(found) > 1 else -1
 
 
 def _weight(document: Document, node: yaml.Node, path: str) -> float:

@@ -1,0 +1,72 @@
+"""What ``--profile ms-swift`` does as ms-swift does it, where we would not.
+
+Read from its version 4.6 and held to its own output; see ``docs/ms-swift.md``. A message's
+``loss_scale`` replaces what rules say of it there, ``loss: true`` brings a message back that the
+base leaves out, and stop tokens weigh 1 whatever their message weighs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.conversation import Conversation
+from pipeline.regions import Turn
+from pipeline.rules import Claim, RuleSet
+from pipeline.tokens import Encoded
+from pipeline.weights import IGNORED, Weighed
+
+_NUMBERS = ("weight", "loss_scale")
+_SWITCHES = ("train", "loss")
+
+
+def exempt_weighted(
+    claims: Sequence[Claim], turns: Sequence[Turn], conversation: Conversation, rules: RuleSet
+) -> list[Claim]:
+    """The claims without those on messages that have a weight, or are switched on, themselves."""
+    history = {m.first for m in rules.matchers if m.entry.scope == "history"}
+    starts, ends, owners = [], [], []
+    for turn in sorted(turns, key=lambda turn: turn.ranges[0].start):
+        for start, end in turn.outputs:
+            starts.append(start)
+            ends.append(end)
+            owners.append(conversation.messages[turn.message])
+    kept: list[Claim] = []
+    for claim in claims:
+        i = bisect_right(starts, claim.start) - 1
+        if i >= 0 and claim.start < ends[i]:
+            keys = _SWITCHES if claim.rule in history else _NUMBERS
+            if any(owners[i].get(key) for key in keys):
+                continue
+        kept.append(claim)
+    return kept
+
+
+def settle_stops(
+    weighed: Weighed,
+    encoded: Encoded,
+    rows: Sequence[tuple[str, Sequence[Turn]]],
+    *,
+    everything: bool,
+) -> None:
+    """Stop tokens weigh 1 in the last turn, and after a trained token; else 0. In place.
+
+    With base ``all`` (*everything*) they weigh 1 everywhere. *rows* are texts and turns.
+    """
+    scale, labels = weighed.loss_scale, weighed.labels
+    for row, (text, turns) in enumerate(rows):
+        begin = encoded.starts[row]
+        speaking = sorted(
+            (turn for turn in turns if turn.role == "assistant"), key=lambda turn: turn.ranges
+        )
+        for turn in speaking:
+            if turn.stop < 0 or not turn.outputs:
+                continue
+            edges = [len(text[:at].encode()) for at in (turn.stop, turn.outputs[-1].end)]
+            first, stop = np.searchsorted(encoded.ends, begin + np.array(edges), side="right")
+            before = first > encoded.firsts[row] and scale[first - 1] > 0
+            weight = 1 if everything or before or turn is speaking[-1] else 0
+            scale[first:stop] = weight
+            labels[first:stop] = encoded.ids[first:stop] if weight else IGNORED
