@@ -101,7 +101,7 @@ def touch(encoded: Encoded, bytes_of: BytePositions, spans: CharacterSpans) -> T
     ends, bound = encoded.ends, encoded.firsts[rows + 1]
     # Tokens that share one character may have equal ends: `right` keeps them on one side of an
     # edge, and `bound` keeps the next row's, which can begin with empty ones, out of this row.
-    first = np.minimum(np.searchsorted(ends, start, side="right"), bound)
+    first = np.searchsorted(ends, start, side="right")
     stop = np.minimum(np.searchsorted(ends, end, side="right"), bound)
     base = encoded.starts[rows]
     begun, stopped = _cuts(ends, first, start, bound, base), _cuts(ends, stop, end, bound, base)

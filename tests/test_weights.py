@@ -75,10 +75,9 @@ def rows(draw: st.DrawFn, rules: int) -> Row:
     text = draw(TEXT)
     size = len(text.encode())
     # Tokens cut characters, some are empty; a row may have text and no token, or the reverse.
-    ends = sorted(draw(st.lists(st.integers(0, size), max_size=9)))
-    tokenless = draw(st.booleans())
-    if ends or not tokenless:
-        ends.append(size)
+    tokenless = draw(st.integers(0, 3)) == 0
+    inner = draw(st.lists(st.integers(0, size), max_size=9))
+    ends = [] if tokenless else [*sorted(inner), size]
     scales = [(*span, draw(WEIGHTS)) for span in draw(disjoint(text))]
     claims = [draw(disjoint(text)) for _ in range(rules)]
     return Row(text, ends, draw(disjoint(text)), claims, scales)
@@ -312,4 +311,13 @@ def test_matches_that_touch_are_one() -> None:
     weighed = weigh(encoded, ["xword"], spans_of([(0, 0, 5)]), [Claimed(letters, 0.5)])
     assert weighed.loss_scale.tolist() == [0, 0.5]
     assert weighed.claims[0].spans == 4
+    assert weighed.claims[0].straddling == 0
+
+
+def test_text_without_tokens_widens_no_token_of_the_next_row() -> None:
+    """A WordPiece makes no token of spaces; the next row's first begins with its row."""
+    texts = ["  ", "abc"]
+    claim = Claimed(spans_of([(0, 0, 1), (1, 0, 2)]), 0.5)
+    weighed = weigh(batch_of(texts, [[], [2, 3]]), texts, spans_of([]), [claim], everything=True)
+    assert tokens_in(weighed.claims[0]) == [0]
     assert weighed.claims[0].straddling == 0
