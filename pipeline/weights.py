@@ -1,8 +1,6 @@
 """From spans of characters to one weight a token, for a whole batch at once.
 
-Only the edges of spans are looked up (``searchsorted`` on the tokens' byte ends), so the cost goes
-by spans, not by tokens. An empty token goes where the byte before it goes; where its row has none,
-no span claims it.
+``edges`` says which tokens lie in spans, this what that makes of their weights and labels.
 """
 
 from __future__ import annotations
@@ -13,24 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.edges import BytePositions, CharacterSpans, TokenSpans, Touched, touch
 from pipeline.tokens import Encoded
+
+__all__ = ["EDGES", "IGNORED", "CharacterSpans", "Claimed", "TokenSpans", "Weighed", "weigh"]
 
 IGNORED = -100  # the label that every trainer's cross-entropy leaves out
 EDGES = ("any", "contained", "majority", "fraction", "split")
 
-Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class CharacterSpans:
-    """Spans in a batch, sorted and disjoint; starts and ends are characters of text ``rows[i]``."""
-
-    rows: Int64s
-    starts: Int64s
-    ends: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +38,6 @@ class Claimed:
     weight: float
     edge: str = "majority"
     count: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSpans:
-    """Disjoint ranges of tokens, ``firsts[i]`` up to ``stops[i]`` of the flat batch, sorted.
-
-    ``spans`` are how many spans of characters they come from, ``straddling`` how many tokens lay
-    across an edge of one.
-    """
-
-    firsts: Int64s
-    stops: Int64s
-    spans: int
-    straddling: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +76,9 @@ def weigh(
     weights over concatenated rows would give it to the neighbour. Raises ValueError for an edge
     that is not one of EDGES.
     """
-    bytes_of = _BytePositions(encoded, texts)
+    bytes_of = BytePositions(encoded, texts)
     tokens = len(encoded.ids)
-    spoken = _all_tokens(encoded) if everything else _outputs(_touch(encoded, bytes_of, outputs))
+    spoken = _all_tokens(encoded) if everything else _outputs(touch(encoded, bytes_of, outputs))
     scale = _paint(tokens, spoken, np.float32(1), np.float32(0))
     if scales is not None and scale_weights is not None and len(scale_weights):
         scale *= _spread(encoded, bytes_of, scales, scale_weights)
@@ -113,7 +89,7 @@ def weigh(
     claimed: list[TokenSpans] = []
     trained: list[int] = []
     for claim in claims:
-        mine, factors = _claim(_touch(encoded, bytes_of, claim.spans), claim)
+        mine, factors = _claim(touch(encoded, bytes_of, claim.spans), claim)
         claimed.append(mine)
         trained.append(int((trainable[mine.stops] - trainable[mine.firsts]).sum()))
         if not len(factors):
@@ -125,87 +101,9 @@ def weigh(
             if claim.count:
                 factors = np.where(factors == 0, np.float32(1), factors)
             live *= _paint(tokens, mine, factors, np.float32(1))
-    if (scale_weights is not None and (scale_weights < 0).any()) or any(
-        c.weight < 0 for c in claims
-    ):
-        scale += np.float32(0)  # no -0.0, which differs from 0 on disk
+    scale += np.float32(0)  # a negative weight makes -0.0 of 0, which is another 0 on disk
     labels = np.where(live != 0, encoded.ids, np.int32(IGNORED))
     return Weighed(labels, scale, own, spoken, claimed, trained)
-
-
-class _BytePositions:
-    """Character positions to byte positions, by counting the bytes that start a character."""
-
-    def __init__(self, encoded: Encoded, texts: list[str]) -> None:
-        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        self._texts = np.concatenate(([0], np.cumsum(lengths)))
-        self._byte_starts = encoded.starts
-        self._leads: Int64s | None = None
-        if self._texts[-1] != len(encoded.text):
-            leads = np.flatnonzero((encoded.text & 0xC0) != 0x80)
-            self._leads = np.append(leads, len(encoded.text))
-
-    def __call__(self, rows: Int64s, characters: Int64s) -> Int64s:
-        if self._leads is None:
-            return np.asarray(self._byte_starts[rows] + characters, np.int64)
-        return np.asarray(self._leads[self._texts[rows] + characters], np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Touched:
-    """Tokens by where they lie: in the spans, or across an edge of them.
-
-    inner, [runs], may be empty: ``firsts`` and ``stops`` of those inside. ``cut``, sorted: those
-    across, with their ``widths`` and how many bytes of them are ``inside``. ``entered``: those in
-    which a span starts. ``spans``: how many there are.
-    """
-
-    firsts: Int64s
-    stops: Int64s
-    cut: Int64s
-    widths: Int64s
-    inside: Int64s
-    entered: Int64s
-    spans: int
-
-    def mostly(self) -> Flags:
-        """The cut tokens that the spans have at least half of; shares of several add up."""
-        return np.asarray(2 * self.inside >= self.widths)
-
-    def give(self, taken: Flags) -> tuple[TokenSpans, Int64s, Int64s]:
-        """The inner tokens and those *taken*; of each range, bytes inside and width (or 1, 1)."""
-        ones = np.ones(len(self.firsts), np.int64)
-        firsts = np.concatenate((self.firsts, self.cut[taken]))
-        stops = np.concatenate((self.stops, self.cut[taken] + 1))
-        inside = np.concatenate((ones, self.inside[taken]))
-        widths = np.concatenate((ones, self.widths[taken]))
-        order = np.argsort(firsts, kind="stable")
-        order = order[firsts[order] < stops[order]]
-        spans = TokenSpans(firsts[order], stops[order], self.spans, len(self.cut))
-        return spans, inside[order], widths[order]
-
-
-def _touch(encoded: Encoded, bytes_of: _BytePositions, spans: CharacterSpans) -> _Touched:
-    """Where tokens lie to the spans; spans that touch are one."""
-    start = bytes_of(spans.rows, spans.starts)
-    end = bytes_of(spans.rows, spans.ends)
-    rows, start, end = _joined(spans.rows, start, end)
-    ends, bound = encoded.ends, encoded.firsts[rows + 1]
-    # Tokens that share one character may have equal ends: `right` keeps them on one side of an
-    # edge, and `bound` keeps the next row's, which can begin with empty ones, out of this row.
-    first = np.minimum(np.searchsorted(ends, start, side="right"), bound)
-    stop = np.minimum(np.searchsorted(ends, end, side="right"), bound)
-    base = encoded.starts[rows]
-    begun, stopped = _cuts(ends, first, start, bound, base), _cuts(ends, stop, end, bound, base)
-    inner = first + begun
-    both = np.concatenate((first[begun], stop[stopped]))
-    cut, index = np.unique(both, return_index=True)
-    left = _token_starts(ends, cut, np.concatenate((base[begun], base[stopped]))[index])
-    right = ends[cut]
-    inside = _covered(start, end, right) - _covered(start, end, left)
-    return _Touched(
-        inner, np.maximum(stop, inner), cut, right - left, inside, first[begun], len(spans.starts)
-    )
 
 
 def _all_tokens(encoded: Encoded) -> TokenSpans:
@@ -215,7 +113,7 @@ def _all_tokens(encoded: Encoded) -> TokenSpans:
     return TokenSpans(firsts[held], stops[held], int(held.sum()), 0)
 
 
-def _outputs(touched: _Touched) -> TokenSpans:
+def _outputs(touched: Touched) -> TokenSpans:
     """By majority, but a token that an output's start cuts stays outside in any case.
 
     Part of it is given by the prompt, so the model never emits it.
@@ -223,7 +121,7 @@ def _outputs(touched: _Touched) -> TokenSpans:
     return touched.give(touched.mostly() & ~np.isin(touched.cut, touched.entered))[0]
 
 
-def _claim(touched: _Touched, claim: Claimed) -> tuple[TokenSpans, Float32s]:
+def _claim(touched: Touched, claim: Claimed) -> tuple[TokenSpans, Float32s]:
     """The tokens of a claim, and the factor of each range of them."""
     if claim.edge not in EDGES:
         raise ValueError(f"edge: expected one of {', '.join(EDGES)}, found {claim.edge!r}")
@@ -238,7 +136,7 @@ def _claim(touched: _Touched, claim: Claimed) -> tuple[TokenSpans, Float32s]:
 
 
 def _spread(
-    encoded: Encoded, bytes_of: _BytePositions, spans: CharacterSpans, weights: Float32s
+    encoded: Encoded, bytes_of: BytePositions, spans: CharacterSpans, weights: Float32s
 ) -> Float32s:
     """One weight a token: that of the span, or of the gap between spans, with most of its bytes.
 
@@ -269,39 +167,6 @@ def _spread(
     for row in np.flatnonzero(bare > encoded.firsts[:-1]).tolist():
         spread[encoded.firsts[row] : bare[row]] = 1
     return spread
-
-
-def _joined(rows: Int64s, start: Int64s, end: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-    """Spans of a row that touch are one: a token that only their border cuts lies in both."""
-    if not len(start):
-        return rows, start, end
-    apart = (start[1:] != end[:-1]) | (rows[1:] != rows[:-1])
-    begin = np.append(True, apart)
-    return rows[begin], start[begin], end[np.append(apart, True)]
-
-
-def _token_starts(ends: Int64s, tokens: Int64s, rows: Int64s) -> Int64s:
-    """Where each token starts; its row does at *rows*."""
-    # A row before may have text and no tokens: then the token before ends ahead of this row.
-    before = np.where(tokens > 0, ends[tokens - 1], 0) if len(ends) else tokens
-    return np.asarray(np.maximum(before, rows), np.int64)
-
-
-def _cuts(ends: Int64s, tokens: Int64s, edges: Int64s, bounds: Int64s, rows: Int64s) -> Flags:
-    """Whether each edge lies inside its token, with bytes of the token on both sides."""
-    inside = tokens < bounds
-    inside[inside] = _token_starts(ends, tokens[inside], rows[inside]) < edges[inside]
-    return inside
-
-
-def _covered(start: Int64s, end: Int64s, positions: Int64s) -> Int64s:
-    """How many bytes before each position lie in the spans."""
-    if not len(start):
-        return np.zeros(len(positions), np.int64)
-    before = np.concatenate(([0], np.cumsum(end - start)))
-    index = np.searchsorted(start, positions, side="right")
-    past = np.maximum(end[np.maximum(index - 1, 0)] - positions, 0)
-    return np.asarray(before[index] - np.where(index > 0, past, 0), np.int64)
 
 
 def _paint(

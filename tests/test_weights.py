@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.tokens import Encoded, Paths
-from pipeline.weights import IGNORED, CharacterSpans, Claimed, weigh
+from pipeline.weights import (
+    EDGES,
+    IGNORED,
+    CharacterSpans,
+    Claimed,
+    TokenSpans,
+    Weighed,
+    weigh,
+)
+from tests import reference
 
 NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
-TEXTS = st.lists(st.text(st.sampled_from("ab é中🙂"), max_size=12), min_size=1, max_size=4)
+TEXT = st.text(st.sampled_from("ab é中🙂"), max_size=10)
+# The tiniest two make each other vanish in float32.
+WEIGHTS = st.sampled_from([0.0, 1.0, 0.5, 2.0, 0.1, 3.7, 1e-30, -1.0, -0.25, -1e-30])
+
+
+def batch_of(texts: list[str], ends: list[list[int]]) -> Encoded:
+    """A batch whose row *i* has tokens that end at the bytes ``ends[i]`` of its text."""
+    sizes = [len(text.encode()) for text in texts]
+    starts = np.cumsum([0, *sizes])
+    flat = [int(start) + end for start, row in zip(starts, ends, strict=False) for end in row]
+    return Encoded(
+        ids=np.arange(100, 100 + len(flat), dtype=np.int32),
+        firsts=np.cumsum([0, *map(len, ends)]).astype(np.int64),
+        ends=np.array(flat, np.int64),
+        text=np.frombuffer("".join(texts).encode(), np.uint8),
+        starts=starts.astype(np.int64),
+        paths=NO_PATHS,
+    )
 
 
 def encoded_at(texts: list[str], cuts: list[list[int]]) -> Encoded:
     """A batch whose row *i* is cut into tokens at the byte positions ``cuts[i]``."""
-    ids, ends, firsts, starts = [], [], [0], [0]
-    for text, cut in zip(texts, cuts, strict=True):
-        size = len(text.encode())
-        inner = sorted({c % size for c in cut} - {0}) if size else []
-        stops = [*inner, size] if size else []
-        ends += [starts[-1] + stop for stop in stops]
-        ids += [100 + i for i in range(len(stops))]
-        firsts.append(len(ids))
-        starts.append(starts[-1] + size)
-    return Encoded(
-        ids=np.array(ids, np.int32),
-        firsts=np.array(firsts, np.int64),
-        ends=np.array(ends, np.int64),
-        text=np.frombuffer("".join(texts).encode(), np.uint8),
-        starts=np.array(starts, np.int64),
-        paths=NO_PATHS,
-    )
+    sizes = [len(text.encode()) for text in texts]
+    ends = [[*cut, size] if size else [] for cut, size in zip(cuts, sizes, strict=True)]
+    return batch_of(texts, ends)
 
 
 def spans_of(spans: list[tuple[int, int, int]]) -> CharacterSpans:
@@ -39,73 +54,195 @@ def spans_of(spans: list[tuple[int, int, int]]) -> CharacterSpans:
     return CharacterSpans(flat[:, 0], flat[:, 1], flat[:, 2])
 
 
+class Row(NamedTuple):
+    """One row's text, and all that is said of it."""
+
+    text: str
+    ends: list[int]
+    outputs: list[tuple[int, int]]
+    claims: list[list[tuple[int, int]]]
+    scales: list[tuple[int, int, float]]
+
+
+def disjoint(text: str) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """Sorted spans, of which some touch and some are empty."""
+    edges = st.lists(st.integers(0, len(text)), max_size=8).map(sorted)
+    return edges.map(lambda e: list(zip(e[::2], e[1::2], strict=False)))
+
+
 @st.composite
-def batches(draw: st.DrawFn) -> tuple[list[str], Encoded, list[tuple[int, int, int]]]:
-    texts = draw(TEXTS)
-    cuts = [draw(st.lists(st.integers(0, 60), max_size=8)) for _ in texts]
-    spans = []
-    for row, text in enumerate(texts):
-        edges = sorted(draw(st.sets(st.integers(0, len(text)), max_size=6)))
-        spans += [(row, a, b) for a, b in zip(edges[::2], edges[1::2], strict=False)]
-    return texts, encoded_at(texts, cuts), spans
+def rows(draw: st.DrawFn, rules: int) -> Row:
+    text = draw(TEXT)
+    size = len(text.encode())
+    # Tokens cut characters, some are empty; a row may have text and no token, or the reverse.
+    tokenless = draw(st.integers(0, 3)) == 0
+    inner = draw(st.lists(st.integers(0, size), max_size=9))
+    ends = [] if tokenless else [*sorted(inner), size]
+    scales = [(*span, draw(WEIGHTS)) for span in draw(disjoint(text))]
+    claims = [draw(disjoint(text)) for _ in range(rules)]
+    return Row(text, ends, draw(disjoint(text)), claims, scales)
 
 
-def bytes_inside(texts: list[str], span: tuple[int, int, int]) -> set[int]:
-    row, start, end = span
-    before = sum(len(t.encode()) for t in texts[:row])
-    a = before + len(texts[row][:start].encode())
-    return set(range(a, a + len(texts[row][start:end].encode())))
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[list[Row], list[tuple[float, str, bool]]]:
+    rules = draw(st.lists(st.tuples(WEIGHTS, st.sampled_from(EDGES), st.booleans()), max_size=4))
+    return draw(st.lists(rows(len(rules)), max_size=4)), rules
 
 
-def token_bytes(encoded: Encoded, token: int) -> set[int]:
-    start = int(encoded.ends[token - 1]) if token else 0
-    return set(range(start, int(encoded.ends[token])))
+def flat_spans(spans: list[list[tuple[int, int]]]) -> CharacterSpans:
+    return spans_of([(row, *span) for row, some in enumerate(spans) for span in some])
+
+
+def weigh_batch(
+    batch: list[Row], rules: list[tuple[float, str, bool]], *, scaled: bool, everything: bool
+) -> Weighed:
+    texts = [row.text for row in batch]
+    scales = [(r, *scale) for r, row in enumerate(batch) for scale in row.scales]
+    return weigh(
+        batch_of(texts, [row.ends for row in batch]),
+        texts,
+        flat_spans([row.outputs for row in batch]),
+        [
+            Claimed(flat_spans([row.claims[rule] for row in batch]), weight, edge, count)
+            for rule, (weight, edge, count) in enumerate(rules)
+        ],
+        scales=spans_of([scale[:3] for scale in scales]) if scaled else None,
+        scale_weights=np.array([s[3] for s in scales], np.float32) if scaled else None,
+        everything=everything,
+    )
+
+
+def weigh_slowly(
+    batch: list[Row], rules: list[tuple[float, str, bool]], *, scaled: bool, everything: bool
+) -> list[reference.SlowRow]:
+    weighed, number = [], 100
+    for row in batch:
+        tokens, start = [], 0
+        for end in row.ends:
+            tokens.append(reference.SlowToken(number, start, end))
+            number, start = number + 1, end
+        claims = [
+            reference.SlowClaim(spans, *rule) for spans, rule in zip(row.claims, rules, strict=True)
+        ]
+        scales = row.scales if scaled else []
+        weighed.append(
+            reference.weigh_row(
+                row.text, tokens, row.outputs, claims, scales, everything=everything
+            )
+        )
+    return weighed
+
+
+def tokens_in(spans: TokenSpans) -> list[int]:
+    pairs = zip(spans.firsts.tolist(), spans.stops.tolist(), strict=True)
+    return [token for first, stop in pairs for token in range(first, stop)]
+
+
+def numbered(batch: list[Row], sets: list[set[int]]) -> list[int]:
+    """Tokens of rows as tokens of the batch."""
+    before = np.cumsum([0, *(len(row.ends) for row in batch)]).tolist()
+    return [first + t for first, some in zip(before, sets, strict=False) for t in sorted(some)]
+
+
+@settings(max_examples=400)
+@given(batches(), st.booleans(), st.booleans())
+def test_a_batch_weighs_what_its_rows_do_byte_by_byte(
+    drawn: tuple[list[Row], list[tuple[float, str, bool]]], scaled: bool, everything: bool
+) -> None:
+    batch, rules = drawn
+    weighed = weigh_batch(batch, rules, scaled=scaled, everything=everything)
+    slow = weigh_slowly(batch, rules, scaled=scaled, everything=everything)
+    assert weighed.loss_scale.tolist() == [w for row in slow for w in row.weights]
+    assert weighed.labels.tolist() == [label for row in slow for label in row.labels]
+    assert weighed.own.tolist() == [own for row in slow for own in row.own]
+    assert tokens_in(weighed.outputs) == numbered(batch, [row.outputs for row in slow])
+    for rule, claimed in enumerate(weighed.claims):
+        assert tokens_in(claimed) == numbered(batch, [row.claimed[rule] for row in slow])
+        assert claimed.straddling == sum(len(row.straddling[rule]) for row in slow)
+        assert claimed.spans == sum(len(row.claims[rule]) for row in batch)
+        assert weighed.trained_claims[rule] == sum(
+            row.own[token] != 0 for row in slow for token in row.claimed[rule]
+        )
 
 
 @given(batches())
-def test_a_straddling_token_goes_where_most_of_it_lies(
-    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]],
+def test_a_zero_weight_is_the_zero_that_equals_itself_on_disk(
+    drawn: tuple[list[Row], list[tuple[float, str, bool]]],
 ) -> None:
-    texts, encoded, spans = batch
-    everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
-    weighed = weigh(encoded, texts, everything, [Claimed(spans_of(spans), 0.5)])
-    inside = set().union(*(bytes_inside(texts, span) for span in spans))
-    for token in range(len(encoded.ids)):
-        mine = token_bytes(encoded, token)
-        expected = 0.5 if 2 * len(mine & inside) >= len(mine) else 1.0
-        if token in encoded.firsts[:-1]:
-            expected = 0.0
-        assert weighed.loss_scale[token] == np.float32(expected)
-    assert weighed.claims[0].spans == len(spans)
+    weighed = weigh_batch(*drawn, scaled=True, everything=False)
+    zeros = weighed.loss_scale == 0
+    assert not np.signbit(weighed.loss_scale[zeros]).any()
+    assert weighed.loss_scale.dtype == np.float32
+    assert weighed.labels.dtype == np.int32
 
 
 @given(batches())
-def test_an_output_trains_no_token_that_its_start_cuts(
-    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]],
+def test_a_label_is_ignored_exactly_where_the_weight_is_zero_unless_counted(
+    drawn: tuple[list[Row], list[tuple[float, str, bool]]],
 ) -> None:
-    texts, encoded, spans = batch
-    weighed = weigh(encoded, texts, spans_of(spans), [])
-    inside = set().union(*(bytes_inside(texts, span) for span in spans))
-    for token in range(len(encoded.ids)):
-        mine = token_bytes(encoded, token)
-        # A byte that trains after one that does not, in one token: an output starts there.
-        begun = any(b in inside and b - 1 not in inside for b in mine if b > min(mine))
-        expected = 2 * len(mine & inside) >= len(mine) and not begun
-        if token in encoded.firsts[:-1]:
-            expected = False
-        assert weighed.loss_scale[token] == expected
-
-
-@given(batches())
-def test_a_label_is_ignored_exactly_where_the_weight_is_zero(
-    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]],
-) -> None:
-    texts, encoded, spans = batch
-    everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
-    weighed = weigh(encoded, texts, everything, [Claimed(spans_of(spans), 0.0)])
+    batch, rules = drawn
+    uncounted = [(weight, edge, False) for weight, edge, _ in rules]
+    weighed = weigh_batch(batch, uncounted, scaled=True, everything=True)
     assert ((weighed.labels == IGNORED) == (weighed.loss_scale == 0)).all()
-    live = weighed.labels != IGNORED
-    assert (weighed.labels[live] == encoded.ids[live]).all()
+
+
+@pytest.mark.parametrize(
+    ("edge", "weights"),
+    [
+        # bytes inside: 1 of 4, 4 of 4, 2 of 4
+        ("any", [0.5, 0.5, 0.5]),
+        ("contained", [1, 0.5, 1]),
+        ("majority", [1, 0.5, 0.5]),
+        ("split", [1, 0.5, 0.5]),
+        ("fraction", [0.875, 0.5, 0.75]),
+    ],
+)
+def test_an_edge_policy_decides_on_tokens_that_straddle(edge: str, weights: list[float]) -> None:
+    texts = ["x" + "abcd" * 3]
+    claim = Claimed(spans_of([(0, 4, 11)]), 0.5, edge)
+    weighed = weigh(encoded_at(texts, [[1, 5, 9]]), texts, spans_of([(0, 0, 13)]), [claim])
+    assert weighed.loss_scale.tolist() == [0, *weights]
+    assert weighed.claims[0].straddling == 2
+
+
+def test_an_unknown_edge_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"edge: expected one of any, .* found 'most'"):
+        weigh(encoded_at([], []), [], spans_of([]), [Claimed(spans_of([]), 1, "most")])
+
+
+def test_a_counted_zero_keeps_its_label() -> None:
+    texts = ["abcdef"]
+    counted = Claimed(spans_of([(0, 1, 4)]), 0, count=True)
+    plain = Claimed(spans_of([(0, 3, 5)]), 0)
+    encoded = encoded_at(texts, [[1, 2, 3, 4, 5]])
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 5)]), [counted, plain])
+    assert weighed.loss_scale.tolist() == [0, 0, 0, 0, 0, 0]
+    assert weighed.labels.tolist() == [IGNORED, 101, 102, IGNORED, IGNORED, IGNORED]
+
+
+def test_a_negative_weight_trains_away() -> None:
+    texts = ["abc"]
+    encoded = encoded_at(texts, [[1, 2]])
+    claim = Claimed(spans_of([(0, 1, 2)]), -0.5)
+    weighed = weigh(encoded, texts, spans_of([(0, 0, 3)]), [claim])
+    assert weighed.loss_scale.tolist() == [0, -0.5, 1]
+    assert weighed.labels.tolist() == [IGNORED, 101, 102]
+
+
+def test_a_base_of_everything_trains_all_but_the_first_token_of_a_row() -> None:
+    texts = ["abc", "", "d", "ef"]
+    encoded = encoded_at(texts, [[1, 2], [], [], [1]])
+    weighed = weigh(encoded, texts, spans_of([]), [], everything=True)
+    assert weighed.loss_scale.tolist() == [0, 1, 1, 0, 0, 1]
+    assert tokens_in(weighed.outputs) == [0, 1, 2, 3, 4, 5]
+    assert weighed.outputs.spans == 3
+
+
+def test_empty_tokens_at_the_start_of_a_row_do_not_go_with_the_row_before() -> None:
+    """Else a row's weights would depend on its neighbours in the batch."""
+    texts = ["ab", "cd"]
+    weighed = weigh(batch_of(texts, [[1, 2], [0, 0, 2]]), texts, spans_of([(0, 0, 2)]), [])
+    assert weighed.loss_scale.tolist() == [0, 1, 0, 0, 0]
 
 
 def test_weights_of_several_rules_multiply() -> None:
@@ -126,7 +263,7 @@ def test_the_first_token_of_every_row_carries_no_loss() -> None:
     encoded = encoded_at(texts, [[1], [], [1]])
     weighed = weigh(encoded, texts, spans_of([(0, 0, 2), (2, 0, 2)]), [])
     assert weighed.loss_scale.tolist() == [0, 1, 0, 1]
-    assert weighed.labels.tolist() == [IGNORED, 101, IGNORED, 101]
+    assert weighed.labels.tolist() == [IGNORED, 101, IGNORED, 103]
 
 
 def test_an_empty_batch_weighs_nothing() -> None:
@@ -177,35 +314,10 @@ def test_matches_that_touch_are_one() -> None:
     assert weighed.claims[0].straddling == 0
 
 
-@given(batches(), st.data())
-def test_a_token_has_the_own_weight_of_most_of_it(
-    batch: tuple[list[str], Encoded, list[tuple[int, int, int]]], data: st.DataObject
-) -> None:
-    """Spans and the gaps between them count alike; of two equal shares the earlier decides."""
-    texts, encoded, spans = batch
-    weights = [float(data.draw(st.sampled_from([0.0, 0.25, 0.5, 2.0]))) for _ in spans]
-    everything = spans_of([(row, 0, len(text)) for row, text in enumerate(texts) if text])
-    weighed = weigh(
-        encoded,
-        texts,
-        everything,
-        [],
-        scales=spans_of(spans),
-        scale_weights=np.array(weights, np.float32),
-    )
-    tiles: list[tuple[int, float]] = []  # the tile and the weight of each byte
-    by_byte = {b: i for i, span in enumerate(spans) for b in bytes_inside(texts, span)}
-    tile = 0
-    for byte in range(len(encoded.text)):
-        mine = by_byte.get(byte, -1)
-        if byte and mine != by_byte.get(byte - 1, -1):
-            tile += 1
-        tiles.append((tile, weights[mine] if mine >= 0 else 1.0))
-    for token in range(len(encoded.ids)):
-        if token in encoded.firsts[:-1]:
-            continue
-        shares: dict[tuple[int, float], int] = {}
-        for byte in sorted(token_bytes(encoded, token)):
-            shares[tiles[byte]] = shares.get(tiles[byte], 0) + 1
-        best = max(shares, key=lambda t: (shares[t], -t[0]))
-        assert weighed.own[token] == weighed.loss_scale[token] == np.float32(best[1])
+def test_text_without_tokens_widens_no_token_of_the_next_row() -> None:
+    """A WordPiece makes no token of spaces; the next row's first begins with its row."""
+    texts = ["  ", "abc"]
+    claim = Claimed(spans_of([(0, 0, 1), (1, 0, 2)]), 0.5)
+    weighed = weigh(batch_of(texts, [[], [2, 3]]), texts, spans_of([]), [claim], everything=True)
+    assert tokens_in(weighed.claims[0]) == [0]
+    assert weighed.claims[0].straddling == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -88,6 +89,32 @@ def select_rows(encoded: Encoded, rows: Sequence[int]) -> Encoded:
         np.array(starts, np.int64),
         encoded.paths,
     )
+
+
+def cut_text(text: str, cuts: Sequence[int]) -> list[str]:
+    """The pieces between sorted *cuts*, none of them empty; an empty text is one empty piece."""
+    edges = [0, *cuts, len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(edges) if a < b] or [text]
+
+
+def join_pieces(encoded: Encoded, counts: Sequence[int]) -> Encoded:
+    """Rows that were encoded in ``counts[r]`` consecutive pieces each, as one row each again.
+
+    No id changes; the paths stay those of the pieces. Raises ValueError where *counts* are not
+    those of the batch.
+    """
+    pieces = len(encoded.firsts) - 1
+    if sum(counts) != pieces or min(counts, default=1) < 1:
+        raise ValueError(f"counts: expected 1 or more of each row's, {pieces} pieces in all")
+    picks = _cumulated(np.fromiter(counts, np.int64, len(counts)))
+    firsts, starts, ends = encoded.firsts[picks], encoded.starts[picks], encoded.ends
+    # Where a last piece has bytes and no token, they go to the row's last one, as within a text.
+    filled = firsts[:-1] < firsts[1:]
+    last, stops = firsts[1:][filled] - 1, starts[1:][filled]
+    if (ends[last] != stops).any():
+        ends = ends.copy()
+        ends[last] = stops
+    return Encoded(encoded.ids, firsts, ends, encoded.text, starts, encoded.paths)
 
 
 def end_tokens(widths: Int64, firsts: Int64, starts: Int64) -> Int64:
