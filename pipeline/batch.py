@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from pipeline.edges import CharacterSpans
 from pipeline.errors import InputError, RecordError
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
@@ -30,7 +31,7 @@ from pipeline.swift import settle_stops
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import select_rows
-from pipeline.weights import IGNORED, CharacterSpans, Claimed, Weighed, weigh
+from pipeline.weights import IGNORED, Claimed, Weighed, weigh
 
 _GROUP = 1 << 22  # characters
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")

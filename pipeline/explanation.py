@@ -14,13 +14,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.edges import TokenSpans
 from pipeline.preparation import Prepared
 from pipeline.regions import TEMPLATE, Region, Turn
 from pipeline.rules import Rule
 from pipeline.spans import Span
 from pipeline.tokens.encoded import Encoded
 from pipeline.tokens.offsets import character_starts
-from pipeline.weights import TokenSpans, Weighed
+from pipeline.weights import Weighed
 
 Kind = Literal["untrained", "trained", "lowered", "raised", "silenced"]
 _METHODS = {

@@ -12,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.edges import BytePositions, CharacterSpans, TokenSpans, Touched, touch
+from pipeline.policy import EDGES
 from pipeline.tokens import Encoded
 
-__all__ = ["EDGES", "IGNORED", "CharacterSpans", "Claimed", "TokenSpans", "Weighed", "weigh"]
-
 IGNORED = -100  # the label that every trainer's cross-entropy leaves out
-EDGES = ("any", "contained", "majority", "fraction", "split")
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]

@@ -9,16 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.edges import CharacterSpans, TokenSpans
+from pipeline.policy import EDGES
 from pipeline.tokens import Encoded, Paths
-from pipeline.weights import (
-    EDGES,
-    IGNORED,
-    CharacterSpans,
-    Claimed,
-    TokenSpans,
-    Weighed,
-    weigh,
-)
+from pipeline.weights import IGNORED, Claimed, Weighed, weigh
 from tests import reference
 
 NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)

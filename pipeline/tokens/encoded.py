@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -133,15 +132,3 @@ def _cumulated(counts: npt.NDArray[np.integer]) -> Int64:
     total = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=total[1:])
     return total
-
-
-def cut_text(text: str, cuts: Sequence[int]) -> list[str]:
-    """The pieces of *text* between its sorted cuts, none of them empty, but of an empty text."""
-    edges = sorted({0, *cuts, len(text)})
-    return [text[start:end] for start, end in pairwise(edges)] or [text]
-
-
-def join_pieces(encoded: Encoded, counts: Sequence[int]) -> Encoded:
-    """Rows of ``counts[r]`` consecutive texts each, as one text each."""
-    rows = _cumulated(np.array(counts, np.int64))
-    return replace(encoded, firsts=encoded.firsts[rows], starts=encoded.starts[rows])
