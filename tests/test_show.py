@@ -531,7 +531,7 @@ def test_a_record_that_would_be_rejected_says_why(
 def test_a_row_that_trains_nothing_is_shown_with_its_reject(
     chat: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "version: 1\nname: nothing\nrules:\n  - {pattern: '(?s).+', weight: 0}\n"
+    text = "version: 1\nname: nothing\nrules:\n  - {weight: 0}\n"
     rules = write_rules(tmp_path / "nothing.yaml", text)
     source = write_lines(tmp_path / "d.jsonl", dialogue("Hello", "It is"))
     recipe = recipe_of(chat, rules)

@@ -50,11 +50,11 @@ def check_example(file: RuleFile, example: Example) -> Failure | None:
     if not fact:
         return None
     changed = list(_runs([w != p for w, p in zip(weights, plain, strict=True)]))
-    shown = "\n".join(
-        f"{message[0]}: {_within(talk.text, changed, start, start + len(message[1] + message[2]))}"
-        for message, start in zip(example.messages, starts, strict=True)
-    )
-    return Failure(f"{example.place}: {fact}; mend the pattern or the marks", shown)
+    shown: list[str] = []
+    for (role, content, stop), start in zip(example.messages, starts, strict=True):
+        told = _within(talk.text, changed, start, start + len(content + stop))
+        shown.append(f"{role}: {told}".replace("\n", "\\n"))
+    return Failure(f"{example.place}: {fact}; mend the pattern or the marks", "\n".join(shown))
 
 
 def _faults(
