@@ -161,7 +161,6 @@ def _spread(
     spread = values[last] if len(ends) else np.zeros(0, np.float32)
     # Empty tokens that a row begins with have no byte before them but that of another row.
     bare = np.searchsorted(ends, encoded.starts[:-1], side="right")
-    bare = np.clip(bare, encoded.firsts[:-1], encoded.firsts[1:])
     for row in np.flatnonzero(bare > encoded.firsts[:-1]).tolist():
         spread[encoded.firsts[row] : bare[row]] = 1
     return spread
