@@ -179,10 +179,13 @@ class Encoder:
         return self.tokenizer.encode([p.text for p in prepared], quoted=quoted)
 
     def rescale(self, prepared: list[Prepared], encoded: Encoded) -> tuple[list[Prepared], Encoded]:
-        """Fanned-out rows, divided so that a conversation weighs what it does rendered whole."""
+        """Fanned-out rows, divided so that a conversation weighs what it does rendered whole.
+
+        Before rules: so a row's own weights stay what they are under others.
+        """
         if not any(p.whole for p in prepared):
             return prepared, encoded
-        weights = _sums(self.weigh(prepared, encoded).loss_scale, encoded.firsts).tolist()
+        weights = _sums(self.weigh(prepared, encoded).own, encoded.firsts).tolist()
         whole: Counter[tuple[str, int]] = Counter()
         fanned: Counter[tuple[str, int]] = Counter()
         for p, weight in zip(prepared, weights, strict=True):

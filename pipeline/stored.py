@@ -80,7 +80,8 @@ def explain_row(
         encoded,
         weighed,
         regions=regions,
-        rules=encoder.rules.rules,
+        rules=encoder.rules,
+        policy=encoder.policy,
         place=f"{record.place}, made of {origin}"
         + (", under other rules than its own" if rules else ""),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.rules.matching import Claim, Matcher, Talk, find_claims
 from pipeline.rules.swift import is_swift, read_swift
 
 __all__ = ["Claim", "Rule", "RuleFile", "RuleSet", "Talk", "compose", "load_rules"]
+
+_HEAVIEST = 1e18  # with 1e18 of the data's own weights still far from float32's infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,14 @@ def compose(files: Iterable[RuleFile]) -> RuleSet:
                 f"{b.name}: base: is {b.base}, but {a.name} says {a.base}; give one of them"
             )
     base = based[0].base if based else "assistant"
+    heaviest = math.prod(
+        max(abs(rule.weight), 1) for file in ordered for e in file.entries for rule in e.rules
+    )
+    if heaviest > _HEAVIEST:
+        raise RuleError(
+            f"{ordered[-1].name}: its weights and those of the other files multiply to "
+            f"{heaviest:.0e}, which float32 cannot hold beside others; use smaller ones"
+        )
     matchers: list[Matcher] = []
     rules: list[Rule] = []
     for file in ordered:
