@@ -13,7 +13,7 @@ from pipeline.rules.document import Document
 from pipeline.rules.entry import Rule, RuleFile
 from pipeline.rules.example import check_examples
 from pipeline.rules.grammar import read_rules
-from pipeline.rules.matching import Claim, Matcher, Talk, find_claims
+from pipeline.rules.matching import Claim, Matcher, Talk, find_claims, make_matcher
 from pipeline.rules.swift import is_swift, read_swift
 
 __all__ = ["Claim", "Rule", "RuleFile", "RuleSet", "Talk", "compose", "load_rules"]
@@ -86,7 +86,7 @@ def compose(files: Iterable[RuleFile]) -> RuleSet:
                 )
             name = entry.rules[0].name.partition("[")[0] if entry.sections else entry.rules[0].name
             first = matchers[-1].first if entry.shares else len(rules)
-            matchers.append(Matcher(entry, first, name, base == "all"))
+            matchers.append(make_matcher(entry, first, name, everyone=base == "all"))
             rules += [] if entry.shares else entry.rules
     return RuleSet(ordered, base, tuple(rules), tuple(matchers))
 

@@ -70,11 +70,15 @@ class FieldTest:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """All that must hold: a search in the user's message before, in the turn, and record fields."""
+    """All that must hold: a search in the user's message before, in the turn, and record fields.
+
+    ``needed`` are texts of which the user's message must have one for its pattern to match.
+    """
 
     user: Pattern | None = None
     turn: Pattern | None = None
     fields: tuple[FieldTest, ...] = ()
+    needed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pipeline.errors import RecordError
 from pipeline.regions import Turn
 from pipeline.rules.entry import Example, Rule, RuleFile
 from pipeline.rules.marks import mark
-from pipeline.rules.matching import Matcher, Talk, find_claims
+from pipeline.rules.matching import Matcher, Talk, find_claims, make_matcher
 from pipeline.spans import Span
 
 
@@ -105,7 +105,7 @@ def _multiply(file: RuleFile, talk: Talk, weights: list[float]) -> None:
     rules: list[Rule] = []
     for entry in file.entries:
         first = matchers[-1].first if entry.shares else len(rules)
-        matchers.append(Matcher(entry, first, file.name, file.base == "all"))
+        matchers.append(make_matcher(entry, first, file.name, everyone=file.base == "all"))
         rules += [] if entry.shares else entry.rules
     for claim in find_claims(matchers, talk):
         for i in range(claim.start, claim.end):

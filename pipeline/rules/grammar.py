@@ -25,7 +25,7 @@ from pipeline.rules.entry import (
     Where,
 )
 from pipeline.rules.marks import read_example
-from pipeline.rules.pattern import compile_pattern, required_text
+from pipeline.rules.pattern import compile_pattern, is_anchored, required_texts
 
 VERSION = 1
 HEAVIEST = 1_000_000  # more would drown other tokens in float32 sums
@@ -99,7 +99,7 @@ class _Grammar:
         where = self.where(keys["where"], f"{path}.where") if "where" in keys else Where()
         when, unless = (self.condition(keys, key, path) for key in ("when", "unless"))
         entries = [
-            replace(entry, where=where, when=when, unless=unless)
+            replace(entry, where=_anchored(entry, where), when=when, unless=unless)
             for entry in self._claiming(node, keys, path, name)
         ]
         if (where.first or where.anchored) and "pattern" not in keys:
@@ -142,9 +142,8 @@ class _Grammar:
                 fact = f"the pattern has no group {group!r}"
                 raise doc.error(keys["group"], f"{path}.group", fact, f"use {known}")
             plain = not flags & (regex.IGNORECASE | regex.VERBOSE)
-            needed = required_text(pattern.pattern) if plain else ""
-            wanted = (needed,) if needed else ()
-            entries.append(Entry((rule,), pattern, group, needed=wanted, scope=scope, shares=i > 0))
+            needed = required_texts(pattern.pattern) if plain else ()
+            entries.append(Entry((rule,), pattern, group, needed=needed, scope=scope, shares=i > 0))
         return entries
 
     def _rule(
@@ -251,11 +250,12 @@ class _Grammar:
             for name in ("user", "turn")
             if name in found
         }
+        needed = required_texts(patterns["user"].pattern) if "user" in patterns else ()
         fields: list[FieldTest] = []
         if "row" in found:
             for name, node in doc.entries(found["row"], f"{inner}.row").items():
                 fields.append(self.test(node, f"{inner}.row.{name}", name))
-        return Condition(patterns.get("user"), patterns.get("turn"), tuple(fields))
+        return Condition(patterns.get("user"), patterns.get("turn"), tuple(fields), needed)
 
     def test(self, node: yaml.Node, path: str, name: str) -> FieldTest:
         """A value, some values, or bounds and a pattern."""
@@ -303,6 +303,12 @@ class _Grammar:
         if key not in keys:
             return False
         return bool(self.document.scalar(keys[key], f"{path}.{key}", "bool"))
+
+
+def _anchored(entry: Entry, where: Where) -> Where:
+    if entry.pattern is None or entry.sections or not is_anchored(entry.pattern):
+        return where
+    return replace(where, anchored=True)
 
 
 def rule_at(weight: float, name: str, rules: list[Rule]) -> int:

@@ -40,32 +40,42 @@ def compile_pattern(source: str, flags: int = regex.VERSION1) -> Pattern:
     return pattern
 
 
-def required_text(source: str) -> str:
-    """The longest literal that each match contains, empty where that is not plain.
+def required_texts(source: str) -> tuple[str, ...]:
+    """Literals of which each match contains one, none where that is not plain.
 
-    Only what stands outside of groups and classes counts, and nothing where an alternative, an
-    inline flag, a set operation or an escape with arguments may change what it means. A look for it
-    (0.1 us) saves a search (5 us).
+    The longest of each alternative, of what stands outside of groups and classes; nothing where an
+    inline flag, a set operation or an escape with arguments may change what it means. A look for
+    it (0.1 us) saves a search (5 us).
     """
     if _INLINE.search(source):
-        return ""
+        return ()
+    longest: list[str] = []
     best, run, depth, i = "", "", 0, 0
     while i < len(source):
         token = _token(source, i)
         i += len(token)
         if "[" in token[1:] or (token[0] == "\\" and token[1:].isalnum() and token not in _CLASSES):
-            return ""
+            return ()
         depth += (token == "(") - (token == ")")
         literal = "" if depth or token == ")" else _literal(token)
-        if depth == 0 and token == "|":
-            return ""
         follows = source[i : i + 1]
         if literal and follows not in ("*", "?", "{"):
             run += literal
             if follows != "+":
                 continue
         best, run = max(best, run, key=len), ""
-    return max(best, run, key=len)
+        if depth == 0 and token == "|":
+            longest.append(best)
+            best = ""
+    longest.append(max(best, run, key=len))
+    return tuple(longest) if all(longest) else ()
+
+
+def is_anchored(pattern: Pattern) -> bool:
+    """Whether it matches at a text's start only: then `match` does what `search` does, faster."""
+    source = pattern.pattern
+    plain = source.startswith("^") and not _INLINE.search(source) and "|" not in source
+    return plain and not pattern.flags & (regex.MULTILINE | regex.REVERSE)
 
 
 def _token(source: str, i: int) -> str:
