@@ -28,7 +28,7 @@ from pipeline.batch import Encoder
 from pipeline.explanation import Explanation
 from pipeline.page import make_page, visible, width
 from pipeline.recipe import BUNDLED, Recipe, make_recipe
-from pipeline.regions import divide, restore_turns
+from pipeline.regions import Turn, divide, restore_turns
 from pipeline.scales import Scale, cut_regions, restore_scales
 from pipeline.source import read
 from pipeline.source.record import Piece, Record
@@ -36,7 +36,6 @@ from pipeline.spans import Span
 from pipeline.task import make_encoder
 from pipeline.tokens import Certificate, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary
-from pipeline.regions import Turn
 
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = str(BUNDLED / "tokenizer")
