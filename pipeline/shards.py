@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
         ("weight_sum", pa.float32()),
         ("source", pa.string()),
         ("row", pa.int64()),
+        ("text", pa.string()),
+        ("fields", pa.string()),
         ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
@@ -79,6 +81,18 @@ class ShardWriter:
         if self.batches:
             self.sink.write_table(pa.Table.from_batches(self.batches).combine_chunks())
         self.batches, self.tokens = [], 0
+
+
+def read_groups(path: Path, form: str) -> Iterator[pa.Table]:
+    """A shard's row groups, one at a time. Raises OSError or ArrowException for another file."""
+    if form == "parquet":
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, use_threads=False)
+    else:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as batches:
+            for batch in batches:
+                yield pa.Table.from_batches([batch])
 
 
 @contextmanager

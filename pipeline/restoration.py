@@ -1,0 +1,136 @@
+"""Rows of a shard as they were before they were weighed: text, tokens' ends, turns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.columns import flat_column
+from pipeline.errors import InputError
+from pipeline.preparation import Prepared
+from pipeline.regions import Region, restore_turns
+from pipeline.rules import Claim, RuleSet
+from pipeline.scales import restore_scales
+from pipeline.source.record import Record
+from pipeline.tokens import Encoded, EncodeFailure, Paths, Tokenizer, load_tokenizer
+from pipeline.tokens.encoded import Int32, Int64, end_tokens, join_texts
+from pipeline.tokens.spelling import Spellings, read_spellings
+from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
+from pipeline.turns import Turn
+
+_NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The rows of one table, in its order; ``regions`` are each row's, in ``spans``' order."""
+
+    records: list[Record]
+    texts: list[str]
+    encoded: Encoded
+    regions: list[list[Region]]
+
+
+class Restoration:
+    """Gives rows back with the tokenizer that made them.
+
+    Text and ends come from ids by a table; only the rows that have their ``text`` stored are
+    encoded again, by the reference, for ends that ids do not tell.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, tokenizer: Tokenizer | None = None) -> None:
+        """*tokenizer* is that of *vocabulary*; without one it is loaded where a row needs it."""
+        self._vocabulary, self._tokenizer = vocabulary, tokenizer
+        self._spellings: Spellings | None = None
+
+    def restore(self, table: pa.Table) -> Restored:
+        """*table* has the columns of ``shards.SCHEMA``. InputError names a row that is damaged."""
+        records = [
+            Record(source, row, line=0)
+            for source, row in zip(
+                table["source"].to_pylist(), table["row"].to_pylist(), strict=True
+            )
+        ]
+        firsts, values = flat_column(table["input_ids"])
+        encoded, raws = self._spell(values.to_numpy(), firsts, table["text"], records)
+        texts = list(_decode(raws, records))
+        regions = list(_regions(table["spans"]))
+        for record, text, mine in zip(records, texts, regions, strict=True):
+            if any(not 0 <= region.start <= region.end <= len(text) for region in mine):
+                raise _damaged(record, f"a span lies outside its {len(text)} characters")
+        return Restored(records, texts, encoded, regions)
+
+    def _spell(
+        self, ids: Int32, firsts: Int64, stored: pa.ChunkedArray, records: Sequence[Record]
+    ) -> tuple[Encoded, list[bytes]]:
+        """The rows' tokens, and their texts in UTF-8."""
+        if not self._spell_out().knows(ids):
+            raise InputError(f"input_ids: {TOKENIZER} has no such ids; name their own tokenizer")
+        text, ends = self._spell_out().spell(ids)
+        starts = np.concatenate(([0], ends))[firsts]
+        data, edges = text.tobytes(), starts.tolist()
+        raws = [data[start:end] for start, end in itertools.pairwise(edges)]
+        if stored.null_count < len(stored):
+            widths = np.diff(ends, prepend=0)
+            for row, kept in enumerate(stored.to_pylist()):
+                if kept is not None:
+                    tokens = slice(firsts[row], firsts[row + 1])
+                    widths[tokens] = self._measure(kept, ids[tokens], records[row])
+                    raws[row] = kept.encode()
+            text, starts = join_texts(raws)
+            ends = end_tokens(widths, firsts, starts)
+        return Encoded(ids, firsts, ends, text, starts, _NO_PATHS), raws
+
+    def _measure(self, text: str, ids: Int32, record: Record) -> Int64:
+        """Bytes per token of a row whose text is not what its ids spell."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._vocabulary)
+        try:
+            quoted = self._tokenizer.quotes(text, ids.tolist())
+            encoded = self._tokenizer.encode([text], quoted={0: quoted})
+        except EncodeFailure as error:
+            raise _damaged(record, f"its text cannot be encoded: {error}") from error
+        if not np.array_equal(encoded.ids, ids):
+            raise _damaged(record, "its text does not encode to its ids")
+        return np.diff(encoded.ends, prepend=0)
+
+    def _spell_out(self) -> Spellings:
+        if self._spellings is None:
+            place = self._vocabulary.folder / TOKENIZER
+            self._spellings = read_spellings(read_definition(place.read_bytes(), place))
+        return self._spellings
+
+
+def prepare(record: Record, text: str, regions: Sequence[Region], rules: RuleSet) -> Prepared:
+    """A stored row as it was before it was weighed. Raises RecordError where a rule fails on it."""
+    turns = list(restore_turns(regions))
+    return Prepared(record, text, turns, find_claims(turns, text, rules), restore_scales(regions))
+
+
+def find_claims(turns: Sequence[Turn], text: str, rules: RuleSet) -> list[Claim]:
+    """What *rules* claim of a row."""
+    return [c for turn in turns if turn.outputs for c in rules.claims(turn, text)]
+
+
+def _decode(raws: Sequence[bytes], records: Sequence[Record]) -> Iterator[str]:
+    for raw, record in zip(raws, records, strict=True):
+        try:
+            yield raw.decode()
+        except UnicodeDecodeError as error:
+            raise _damaged(record, f"its ids spell no text ({error.reason})") from error
+
+
+def _regions(spans: pa.ChunkedArray) -> Iterator[list[Region]]:
+    """Each row's regions; lists of values, as one call a row would cost more than all of them."""
+    firsts, values = flat_column(spans)
+    fields = [field.to_pylist() for field in values.flatten()]
+    flat = [*map(Region, *fields)]
+    return (flat[first:stop] for first, stop in itertools.pairwise(firsts.tolist()))
+
+
+def _damaged(record: Record, fact: str) -> InputError:
+    return InputError(f"{record.place}: {fact}: the shard is damaged; build it again")
