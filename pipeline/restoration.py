@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import flat_column
+from pipeline.divided import read_regions
 from pipeline.errors import InputError
-from pipeline.preparation import Prepared
-from pipeline.regions import Region, restore_turns
 from pipeline.rules import Claim, RuleSet
-from pipeline.scales import restore_scales
+from pipeline.scales import Scale
 from pipeline.source.record import Record
 from pipeline.tokens import Encoded, EncodeFailure, Paths, Tokenizer, load_tokenizer
 from pipeline.tokens.encoded import Int32, Int64, end_tokens, join_texts
@@ -27,12 +26,13 @@ _NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The rows of one table, in its order; ``regions`` are each row's, in ``spans``' order."""
+    """The rows of one table, in its order."""
 
     records: list[Record]
     texts: list[str]
     encoded: Encoded
-    regions: list[list[Region]]
+    turns: list[list[Turn]]
+    scales: list[list[Scale]]
 
 
 class Restoration:
@@ -58,11 +58,11 @@ class Restoration:
         firsts, values = flat_column(table["input_ids"])
         encoded, raws = self._spell(values.to_numpy(), firsts, table["text"], records)
         texts = list(_decode(raws, records))
-        regions = list(_regions(table["spans"]))
-        for record, text, mine in zip(records, texts, regions, strict=True):
-            if any(not 0 <= region.start <= region.end <= len(text) for region in mine):
-                raise _damaged(record, f"a span lies outside its {len(text)} characters")
-        return Restored(records, texts, encoded, regions)
+        regions = read_regions(table["spans"])
+        for row in regions.outside(np.fromiter(map(len, texts), np.int64, len(texts))).tolist():
+            raise _damaged(records[row], f"a span lies outside its {len(texts[row])} characters")
+        turns = list(regions.turns(texts))
+        return Restored(records, texts, encoded, turns, regions.scales())
 
     def _spell(
         self, ids: Int32, firsts: Int64, stored: pa.ChunkedArray, records: Sequence[Record]
@@ -105,14 +105,8 @@ class Restoration:
         return self._spellings
 
 
-def prepare(record: Record, text: str, regions: Sequence[Region], rules: RuleSet) -> Prepared:
-    """A stored row as it was before it was weighed. Raises RecordError where a rule fails on it."""
-    turns = list(restore_turns(regions))
-    return Prepared(record, text, turns, find_claims(turns, text, rules), restore_scales(regions))
-
-
 def find_claims(turns: Sequence[Turn], text: str, rules: RuleSet) -> list[Claim]:
-    """What *rules* claim of a row."""
+    """What *rules* claim of a row. Raises RecordError where they fail on it."""
     return [c for turn in turns if turn.outputs for c in rules.claims(turn, text)]
 
 
@@ -122,14 +116,6 @@ def _decode(raws: Sequence[bytes], records: Sequence[Record]) -> Iterator[str]:
             yield raw.decode()
         except UnicodeDecodeError as error:
             raise _damaged(record, f"its ids spell no text ({error.reason})") from error
-
-
-def _regions(spans: pa.ChunkedArray) -> Iterator[list[Region]]:
-    """Each row's regions; lists of values, as one call a row would cost more than all of them."""
-    firsts, values = flat_column(spans)
-    fields = [field.to_pylist() for field in values.flatten()]
-    flat = [*map(Region, *fields)]
-    return (flat[first:stop] for first, stop in itertools.pairwise(firsts.tolist()))
 
 
 def _damaged(record: Record, fact: str) -> InputError:

@@ -16,8 +16,9 @@ from pipeline.explanation import Explanation, explain
 from pipeline.manifest import NAME, Manifest, read_manifest
 from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, Recipe
+from pipeline.regions import Region
 from pipeline.reject import reject
-from pipeline.restoration import Restoration, Restored, prepare
+from pipeline.restoration import Restoration, Restored, find_claims
 from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
 from pipeline.shards import SCHEMA
 from pipeline.source.record import Record, decode
@@ -28,14 +29,24 @@ from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 _NO_DATE = "1970-01-01"  # nothing is rendered again
 
 
+class _StoredSpan(msgspec.Struct):
+    message: int
+    role: str
+    region: str
+    start: int
+    end: int
+    weight: float
+
+
 class _StoredRow(msgspec.Struct):
-    """Columns of a shard; `Restoration` reads the rest."""
+    """The columns of a shard that are shown."""
 
     input_ids: list[int]
     loss_scale: list[float]
     source: str
     row: int
     text: str | None
+    spans: list[_StoredSpan]
 
 
 def explain_row(
@@ -70,7 +81,7 @@ def explain_row(
         prepared,
         encoded,
         weighed,
-        regions=restored.regions[0],
+        regions=[Region(s.message, s.role, s.region, s.start, s.end, s.weight) for s in row.spans],
         rules=encoder.rules.rules,
         place=f"{record.place}, made of {origin}"
         + (", under other rules than its own" if rules else ""),
@@ -142,8 +153,9 @@ def _restore(record: Record, row: _StoredRow, encoder: Encoder, *, origin: str) 
 
 
 def _prepare(record: Record, restored: Restored, rules: RuleSet) -> Prepared:
+    text, turns, scales = restored.texts[0], restored.turns[0], restored.scales[0]
     try:
-        return prepare(record, restored.texts[0], restored.regions[0], rules)
+        return Prepared(record, text, turns, find_claims(turns, text, rules), scales)
     except RecordError as error:
         raise InputError(reject(record, error).message) from error
 

@@ -66,7 +66,7 @@ class Spellings:
         starts = np.concatenate(([0], ends))[encoded.firsts]
         spans = zip(starts[:-1], starts[1:], encoded.starts[:-1], encoded.starts[1:], strict=True)
         same = [np.array_equal(text[a:b], encoded.text[c:d]) for a, b, c, d in spans]
-        return np.array(same, np.bool_) & (np.diff(faults) == 0)
+        return np.array(same, np.bool_) & np.equal(np.diff(faults), 0)
 
 
 def read_spellings(definition: Definition) -> Spellings:
