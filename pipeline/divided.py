@@ -149,7 +149,7 @@ def _joined(turn: Int64s, start: Int64s, end: Int64s, count: int) -> tuple[list[
     begins = _changes(turn)
     begins[1:] |= start[1:] != end[:-1]
     first = np.flatnonzero(begins)
-    last = np.append(first[1:], len(turn)) - 1
+    last = np.append(first[1:], len(turn))[: len(first)] - 1
     spans = [*map(Span, start[first].tolist(), end[last].tolist())]
     edges = np.cumsum(np.bincount(turn[first], minlength=count))
     return spans, [0, *edges.tolist()]

@@ -45,8 +45,8 @@ class _StoredRow(msgspec.Struct):
     loss_scale: list[float]
     source: str
     row: int
-    text: str | None
     spans: list[_StoredSpan]
+    text: str | None = None
 
 
 def explain_row(
@@ -139,7 +139,9 @@ def _restore(record: Record, row: _StoredRow, encoder: Encoder, *, origin: str) 
     tokenizer, ids = encoder.tokenizer, np.array(row.input_ids, np.int64)
     restoration = Restoration(tokenizer.vocabulary, tokenizer=tokenizer)
     try:
-        restored = restoration.restore(pa.Table.from_pylist([record.value], SCHEMA))
+        value = record.value or {}  # which lacks what is null
+        columns = {name: [value.get(name)] for name in SCHEMA.names}
+        restored = restoration.restore(pa.Table.from_pydict(columns, SCHEMA))
         quoted = tokenizer.quotes(restored.texts[0], row.input_ids)
         encoded = tokenizer.encode(restored.texts, quoted={0: quoted})
     except (InputError, EncodeFailure, pa.ArrowException):
