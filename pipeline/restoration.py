@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from pipeline.columns import flat_column
 from pipeline.divided import read_regions
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RecordError
 from pipeline.rules import Claim, RuleSet
 from pipeline.scales import Scale
 from pipeline.source.record import Record
 from pipeline.tokens import Encoded, EncodeFailure, Paths, Tokenizer, load_tokenizer
+from pipeline.tokens.alignment import Alignment
 from pipeline.tokens.encoded import Int32, Int64, end_tokens, join_texts
 from pipeline.tokens.spelling import Spellings, read_spellings
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
@@ -38,14 +39,15 @@ class Restored:
 class Restoration:
     """Gives rows back with the tokenizer that made them.
 
-    Text and ends come from ids by a table; only the rows that have their ``text`` stored are
-    encoded again, by the reference, for ends that ids do not tell.
+    Text and ends come from ids by a table; only for the rows that have their ``text`` stored the
+    reference is asked, where their tokens end or, if need be, to encode them again.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, tokenizer: Tokenizer | None = None) -> None:
         """*tokenizer* is that of *vocabulary*; without one it is loaded where a row needs it."""
         self._vocabulary, self._tokenizer = vocabulary, tokenizer
         self._spellings: Spellings | None = None
+        self._alignment: Alignment | None = None
 
     def restore(self, table: pa.Table) -> Restored:
         """*table* has the columns of ``shards.SCHEMA``. InputError names a row that is damaged."""
@@ -87,12 +89,19 @@ class Restoration:
 
     def _measure(self, text: str, ids: Int32, record: Record) -> Int64:
         """Bytes per token of a row whose text is not what its ids spell."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._vocabulary)
+        if self._alignment is None:
+            place = self._vocabulary.folder / TOKENIZER
+            raw = place.read_bytes()
+            definition = read_definition(raw, place)
+            self._alignment = Alignment(definition, raw=raw, spellings=self._spell_out())
         try:
+            widths = self._alignment.widths(text, ids)
+            if widths is not None:
+                return widths
+            self._tokenizer = self._tokenizer or load_tokenizer(self._vocabulary)
             quoted = self._tokenizer.quotes(text, ids.tolist())
             encoded = self._tokenizer.encode([text], quoted={0: quoted})
-        except EncodeFailure as error:
+        except (EncodeFailure, RecordError) as error:
             raise _damaged(record, f"its text cannot be encoded: {error}") from error
         if not np.array_equal(encoded.ids, ids):
             raise _damaged(record, "its text does not encode to its ids")

@@ -65,11 +65,12 @@ def manifest_of(folder: Path) -> Manifest:
 def test_it_equals_a_build_with_either_rule_file(
     shared: Path, name: str, rules: dict[str, str], tmp_path: Path
 ) -> None:
-    """All of 50,000 conversations, file for file; of which some do not decode to their text."""
+    """All of 50,000 conversations, file for file; some rows of Qwen3's are normalized."""
     old = tmp_path / "old"
     build_bench(shared, name, old, ["ignore_empty_think"])
     stored = [pq.read_table(path, columns=["text"]) for path in old.glob("*.parquet")]
-    assert 0 < sum(t.num_rows - t["text"].null_count for t in stored) < 500
+    kept = sum(t.num_rows - t["text"].null_count for t in stored)
+    assert (0 < kept < 10) if name == "qwen3" else kept == 0
     chosen = rules if name == "qwen3" else {"actions": rules["actions"]}
     for word, path in chosen.items():
         fresh, again = tmp_path / f"fresh-{word}", tmp_path / f"again-{word}"

@@ -76,6 +76,12 @@ def normal_forms(definition: Definition) -> tuple[Form, ...]:
     return tuple(form for form in _FORMS if form in kinds)
 
 
+def is_byte_level(definition: Definition) -> bool:
+    """Whether the characters of its words stand for bytes."""
+    steps = flatten_steps(definition.pre_tokenizer, "pretokenizers")
+    return any(step.get("type") == "ByteLevel" for step in steps)
+
+
 def sample_words(definition: Definition, *, limit: int) -> dict[str, int]:
     """Tokens and ids of a BPE: those that no merge makes, and others, evenly about *limit* of each.
 

@@ -23,7 +23,7 @@ from pipeline.tokens.offsets import (
     SPACE,
     Form,
     byte_alphabet,
-    flatten_steps,
+    is_byte_level,
     normal_forms,
 )
 from pipeline.tokens.vocabulary import AddedToken, Definition
@@ -93,8 +93,7 @@ def read_spellings(definition: Definition) -> Spellings:
 
 def _speller(definition: Definition) -> Callable[[str], bytes]:
     """What a word of the model's vocabulary stands for."""
-    steps = flatten_steps(definition.pre_tokenizer, "pretokenizers")
-    if any(step.get("type") == "ByteLevel" for step in steps):
+    if is_byte_level(definition):
         codes = {ord(character): byte for byte, character in enumerate(byte_alphabet())}
         return lambda word: _bytes_of(word, codes)
     return _spaced
