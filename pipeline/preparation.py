@@ -23,7 +23,7 @@ from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
-from pipeline.swift import exempt_weighted
+from pipeline.swift import exempt_weighted, own_weights
 from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
 from pipeline.turns import establish_turns
@@ -75,8 +75,7 @@ class Preparation:
         for token in policy.stop_tokens:
             if token not in tokenizer.control_tokens:
                 raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
-        _require_turns(policy, rules)
-        self.kept = tuple(sorted({*rules.fields, *policy.keep}))
+        require_turns(policy, rules)
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -159,10 +158,13 @@ class Preparation:
         )
         text, turns = self._close(rendered.text, turns, conversation, following)
         parts = find_parts(weights, traced) if traced else {}
-        fields = self._fields(record)
+        fields = decode(record) if self.rules.fields or self.policy.keep else {}
         claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
         if self.policy.swift:
-            claims = exempt_weighted(claims, turns, conversation, self.rules)
+            weighted, switched = own_weights(conversation)
+            claims = exempt_weighted(
+                claims, turns, self.rules, weighted=weighted, switched=switched
+            )
         scales = scale_turns(
             turns,
             length=len(text),
@@ -179,19 +181,11 @@ class Preparation:
             scales,
             quoted,
             find_cuts(text, turns, scales, claims, self.rules, edge=self.policy.edge),
-            msgspec.json.encode(fields, order="sorted").decode() if fields else None,
+            _kept(fields, self.policy.keep),
             self._count(conversation, turns, text, quoted),
             weights=weights,
             parts=parts,
         )
-
-    def _fields(self, record: Record) -> dict[str, Any]:
-        """The record's fields that rules may ask for, by dotted path."""
-        if not self.kept:
-            return {}
-        value = decode(record)
-        found = {path: field_of(value, path) for path in self.kept}
-        return {path: value for path, value in found.items() if value is not None}
 
     def _quoted(self, conversation: Conversation, traced: Rendered) -> list[Span]:
         """Control tokens that the data spells out, if they may stand as text."""
@@ -245,6 +239,11 @@ class Preparation:
             self.surroundings.rewrites(setting, turn.message) for turn in turns if turn.outputs
         )
         counts["quoted_control_tokens"] = len(quoted)
+        weights = conversation.weights or _NONE
+        counts["weighted_inputs"] = sum(
+            weight > 0 and conversation.messages[index]["role"] != "assistant"
+            for index, weight in weights.messages.items()
+        )
         written = {turn.message: turn.ranges for turn in turns}
         for index, message in enumerate(conversation.messages):
             if len(message) > 2 or "</think>" in (message.get("content") or ""):
@@ -315,6 +314,16 @@ def _lost(message: Mapping[str, Any], text: str, ranges: Sequence[Span]) -> Iter
         yield "unrendered.reasoning"
 
 
+def _kept(fields: Mapping[str, Any], keep: Sequence[str]) -> str | None:
+    """The record's fields that stay with its row, as JSON, by dotted path; None where it has none.
+
+    Independent of rules, so that rows can be weighed by others.
+    """
+    found = {path: field_of(fields, path) for path in keep}
+    held = {path: value for path, value in found.items() if value is not None}
+    return msgspec.json.encode(held, order="sorted").decode() if held else None
+
+
 def _until(conversation: Conversation, last: int) -> Conversation:
     return replace(conversation, messages=conversation.messages[: last + 1])
 
@@ -359,7 +368,7 @@ def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) ->
     ]
 
 
-def _require_turns(policy: Policy, rules: RuleSet) -> None:
+def require_turns(policy: Policy, rules: RuleSet) -> None:
     """Raises ConfigurationError where rows of one turn each leave the rules' base no meaning."""
     if rules.base == "assistant" or policy.turns == TURNS[0]:
         return

@@ -589,24 +589,15 @@ def test_a_damaged_row_is_an_error(
     assert re.search(fact, error), error
 
 
-@pytest.mark.parametrize(
-    ("form", "text", "fact"),
-    [("NFC", "cafe\u0301", "cannot be had back"), ("NFKC", "\ufb01", "its weights are not")],
-    ids=["shorter", "longer"],
-)
-def test_text_that_the_tokenizer_normalized_cannot_be_had_from_a_shard(
-    form: str, text: str, fact: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("form", "text"), [("NFC", "cafe\u0301"), ("NFKC", "\ufb01")])
+def test_text_that_the_tokenizer_normalized_is_shown_as_it_was_written(
+    form: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "normalizing", CHAT, normalizer={"type": form})
     source = write_lines(tmp_path / "d.jsonl", dialogue("Hello", "It is"), dialogue(text, "It is"))
     output = build_shards(source, tmp_path / "shards", recipe_of(tokenizer))
-    options = ("--tokenizer", tokenizer, "--index")
-    assert table(shown(capsys, str(output), *options, "0"))
-    error = refused(capsys, str(output), *options, "1")
-    assert fact in error
-    assert "the tokenizer normalized" in error
-    assert error.endswith("show the source record, d.jsonl[1]")
-    assert table(shown(capsys, source, *options, "1"))
+    options = ("--tokenizer", tokenizer, "--index", "1")
+    assert table(shown(capsys, str(output), *options)) == table(shown(capsys, source, *options))
 
 
 @pytest.mark.parametrize(
