@@ -35,7 +35,7 @@ RULES = {
     "mild": "version: 1\nname: mild\nrules:\n"
     "  - {pattern: '<think>[\\s\\S]*?</think>\\s*', weight: 0.5}\n"
     "  - {pattern: '[A-Z]\\w+ ?', weight: 3}\n",
-    "harsh": "version: 1\nname: harsh\nrules:\n  - {pattern: '^[^4]+$', weight: 0}\n",
+    "harsh": "version: 1\nname: harsh\nrules:\n  - {unless: {turn: '4'}, weight: 0}\n",
 }
 
 
@@ -299,11 +299,10 @@ def test_no_build_and_the_same_folder_are_refused(
     assert "give the folder of a finished build" in capsys.readouterr().err
 
 
-def test_fanned_out_rows_are_refused(
-    built: Run, made: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made(built("none", "--turns", "fan_out"), "mild", code=1)
-    assert "its rows are fanned out" in capsys.readouterr().err
+@pytest.mark.parametrize("turns", ["fan_out", "last_turn"])
+def test_rows_of_one_turn_each_equal_a_build(built: Run, made: Run, turns: str) -> None:
+    fresh, again = built("mild", "--turns", turns), made(built("none", "--turns", turns), "mild")
+    assert rows_of(again) == rows_of(fresh)
 
 
 def test_too_many_rejects_are_an_error(built: Run, made: Run) -> None:

@@ -167,9 +167,9 @@ def test_a_sample_weight_of_a_rule_counts_once() -> None:
     assert {w for _, w in runs(row_of(encoder_of(rule), talk("Q", "b")))} == {1.0}
 
 
-def test_fields_that_rules_ask_for_decide_and_stay_with_the_row() -> None:
+def test_fields_of_the_record_decide_and_those_to_keep_stay_with_the_row() -> None:
     rule = "- {when: {row: {meta.lang: zh}}, sample_weight: 0.5}"
-    encoder = encoder_of(rule, policy=Policy(keep=("id",)))
+    encoder = encoder_of(rule, policy=Policy(keep=("meta.lang", "id", "absent")))
     value = talk("Q", "A", meta={"lang": "zh", "more": 1}, id=7)
     record = Record(source="s", row=0, line=1, raw=json.dumps(value).encode())
     (prepared,), _ = encoder.prepare([record])
