@@ -14,6 +14,7 @@ import datetime
 import gzip
 import itertools
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,6 +110,7 @@ class Row:
     ids: list[int]
     labels: list[int]
     weights: list[float]
+    segments: list[tuple[str, float]]
     error: str
 
     @property
@@ -174,6 +176,7 @@ def read_rows(folder: Path) -> list[Row]:
                     entry["input_ids"] or [],
                     labels,
                     weights or [float(label >= 0) for label in labels],
+                    entry["segments"] or [],
                     entry["error"] or "",
                 )
             )
@@ -202,6 +205,33 @@ def read_differences(path: Path = DIFFERENCES) -> list[Difference]:
             Difference(entry["name"], entry["kind"], entry["reason"], entry["profile"], rows)
         )
     return found
+
+
+def as_written(record: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A talk with calls as ms-swift's agent format wrote it, read back from its own text.
+
+    It writes calls and results into the assistant's turn; a result there runs to the end of its
+    line, or to the next result.
+    """
+    given = record["messages"]
+    loss = {"loss": False} if any(m.get("loss") is False for m in given) else {}
+    messages: list[dict[str, Any]] = []
+    talks = [
+        [m["content"] for m in group]
+        for role, group in itertools.groupby(given, key=lambda m: m["role"])
+        if role == "tool_response"
+    ]
+    for role, body in re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, re.DOTALL):
+        while role == "assistant" and talks:
+            results = r"(?:\n\S+:)?".join(map(re.escape, talks[0]))
+            found = re.search(rf":({results}\n?)", body)
+            if found is None:
+                break
+            messages.append({"role": role, "content": body[: found.start(1)], **loss})
+            messages.append({"role": "tool", "content": found[1]})
+            body, talks, loss = body[found.end() :], talks[1:], {}
+        messages.append({"role": role, "content": body})
+    return {"messages": messages}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -272,24 +302,38 @@ def judge(
     tokenizer = load_tokenizer(read_vocabulary(tokenizers / "qwen3"))
     lengths = _lengths(tokenizer)
     verdicts: dict[tuple[str, str, str], Verdict] = {}
-    groups: dict[tuple[int, str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[int, str, str], list[tuple[Row, dict[str, Any]]]] = defaultdict(list)
     for row in rows:
-        found = [i for i, r in enumerate(renderings) if r.texts.get(row.id) == row.text]
-        if row.error:
-            verdicts[row.key] = Verdict(row, "raised", row.error)
-        elif not found:
-            verdicts[row.key] = Verdict(row, "other text")
-        else:
-            groups[found[0], row.system, row.version].append(row)
-            verdicts[row.key] = Verdict(row, "")
+        verdicts[row.key] = Verdict(row, "raised" if row.error else "other text", row.error)
+        if not row.error:
+            index, record = _choose(row, conversations[row.id], renderings)
+            if index >= 0:
+                groups[index, row.system, row.version].append((row, record))
     for (index, system, version), group in groups.items():
         rendering, policy = renderings[index], make_policy(profile, version)
-        encoder = Encoder(tokenizer, rendering.template, load_rules([system], swift=policy.swift), policy=policy)
-        for row, ours in zip(group, _encode(encoder, group, conversations), strict=True):
-            why, tokens = _compare(row, ours, lengths, exactly=profile != "default")
+        rules = load_rules([system], swift=policy.swift)
+        encoder = Encoder(tokenizer, rendering.template, rules, policy=policy)
+        ours = _encode(encoder, [record for _, record in group])
+        for (row, _), mine in zip(group, ours, strict=True):
+            why, tokens = _compare(row, mine, lengths, exactly=policy.swift)
             kind = "differs" if why else "equal"
             verdicts[row.key] = Verdict(row, kind, why, rendering.name, tokens)
     return list(verdicts.values())
+
+
+def _choose(
+    row: Row, record: dict[str, Any], renderings: Sequence[Rendering]
+) -> tuple[int, dict[str, Any]]:
+    """The first rendering that gives the row's text, or -1, and the record that it renders."""
+    for index, rendering in enumerate(renderings):
+        if rendering.texts.get(row.id) == row.text:
+            return index, record
+    if any(message["role"] == "tool_call" for message in record["messages"]):
+        record = as_written(record, row.text)
+        for index, rendering in enumerate(renderings):
+            if not rendering.own and dict(_texts(rendering.template, {"": record}))[""] == row.text:
+                return index, record
+    return -1, record
 
 
 def _lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
@@ -300,17 +344,17 @@ def _lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
 
 
 def _encode(
-    encoder: Encoder, rows: Sequence[Row], conversations: Mapping[str, dict[str, Any]]
+    encoder: Encoder, conversations: Sequence[dict[str, Any]]
 ) -> Iterator[dict[str, Any] | str]:
-    """Of each row our columns, or why the record is rejected."""
+    """Of each record our columns, or why it is rejected."""
     records = [
-        Record(source="", row=i, line=0, raw=json.dumps(conversations[row.id]).encode())
-        for i, row in enumerate(rows)
+        Record(source="", row=i, line=0, raw=json.dumps(record).encode())
+        for i, record in enumerate(conversations)
     ]
     batch = encoder.encode(records)
     built = {entry["row"]: entry for entry in batch.rows.to_pylist()}
     rejected = {r.row: f"rejected: {r.reason}: {r.message}" for r in batch.rejects}
-    for i in range(len(rows)):
+    for i in range(len(records)):
         yield built[i] if i in built else rejected[i]
 
 
