@@ -1,160 +1,61 @@
 """Our tokens and weights beside ms-swift's own, system by system.
 
 An oracle folder holds conversations, and for each of ms-swift's templates and loss scales what it
-made of them: text, ids, labels, weights. A row is compared where a chat template of the tokenizers,
-or the ChatML template below, gives exactly its text. Under ``--profile ms-swift`` ids, labels and
+made of them: text, ids, labels, weights. A row is compared where a chat template of a tokenizer, or
+the ChatML of ``renderings``, gives exactly its text. Under ``--profile ms-swift`` ids, labels and
 weights must be equal; in the default profile the weights of the tokens that both have. What differs
-must be listed in ``swift_differences.json``, where each cause has a name and a reason.
+must have a cause in ``swift_differences.json``, where each has a name and a reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import gzip
-import itertools
 import json
-import re
 import sys
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.differences import Difference, Key, Row, Span, explain, read_differences, write_rows
+from benchmarks.renderings import choose, make_renderings
 from pipeline.batch import Encoder
-from pipeline.errors import RecordError
 from pipeline.policy import Policy
 from pipeline.rules import load_rules
-from pipeline.schema import read_conversation
 from pipeline.source.record import Record
-from pipeline.template import Template
 from pipeline.tokens import Tokenizer, load_tokenizer, read_tokenizer
 from pipeline.tokens.offsets import read_model
-from pipeline.tokens.vocabulary import TOKENIZER, choose_template, read_definition, read_vocabulary
+from pipeline.tokens.vocabulary import TOKENIZER, read_definition, read_vocabulary
 
 VERSIONS = {"head": "4.6.0.dev0", "v364": "3.6.4"}
 PROFILES = ("ms-swift", "default")
-DIFFERENCES = Path(__file__).parent / "swift_differences.json"
-_DAY = datetime.date(2026, 3, 14)
-_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-# ms-swift's ChatML: it merges neighbours of one role, leaves an empty system text out, gives an
-# assistant that speaks first an empty question, and adds no stop token to an answer that ends with
-# one. `prefix` and `history` are what its Qwen3 template does to thoughts, `ending` what 3.6.4
-# leaves out at the end. A tool's result stands in the assistant's turn, as in its ReAct texts.
-CHATML = r"""
-{%- set asked = namespace(last=-1) -%}
-{%- for message in messages -%}
-    {%- if message.role in ('user', 'tool') %}{% set asked.last = loop.index0 %}{% endif -%}
-{%- endfor -%}
-{%- set system = messages[0].content if messages and messages[0].role == 'system' else default_system -%}
-{%- if system %}{{ '<|im_start|>system\n' + system + '<|im_end|>\n' }}{% endif -%}
-{%- for message in messages -%}
-    {%- set before = messages[loop.index0 - 1].role if loop.index0 else '' -%}
-    {%- set after = '' if loop.last else messages[loop.index0 + 1].role -%}
-    {%- set content = message.content -%}
-    {%- if message.role == 'user' -%}
-        {%- if before != 'user' %}{{ '<|im_start|>user\n' }}{% endif -%}
-        {{- content -}}
-        {%- if after != 'user' %}{{ '<|im_end|>\n' }}{% endif -%}
-    {%- elif message.role == 'tool' -%}
-        {{- content -}}
-    {%- elif message.role == 'assistant' -%}
-        {%- if before not in ('user', 'assistant', 'tool') -%}
-            {{- '<|im_start|>user\n<|im_end|>\n' -}}
-        {%- endif -%}
-        {%- if before not in ('assistant', 'tool') %}{{ '<|im_start|>assistant\n' }}{% endif -%}
-        {%- if before != 'assistant' -%}
-            {%- if (prefix == 'all' or prefix == 'last_round' and loop.index0 > asked.last)
-                   and not content.startswith('<think>') -%}
-                {%- set content = '<think>\n\n</think>\n\n' + content -%}
-            {%- endif -%}
-            {%- if history == 'stripped' and loop.index0 < asked.last -%}
-                {%- set content = content.split('</think>')[-1].strip() -%}
-            {%- endif -%}
-        {%- endif -%}
-        {{- content -}}
-        {%- if loop.last -%}
-            {%- if not (ending and content.endswith('<|im_end|>')) -%}
-                {{- '<|im_end|>' + ending -}}
-            {%- endif -%}
-        {%- elif after not in ('assistant', 'tool') -%}
-            {{- '<|im_end|>\n' -}}
-        {%- endif -%}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {%- if not messages or messages[-1].role == 'system' -%}
-        {{- '<|im_start|>user\n<|im_end|>\n' -}}
-    {%- endif -%}
-    {{- '<|im_start|>assistant\n' -}}
-{%- endif -%}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What ms-swift made of one conversation with one loss scale; ``error`` if it raised.
-
-    ``file`` is its version and template, such as ``head.qwen3``; ``weights`` are 0 and 1 by the
-    labels where it stores none.
-    """
-
-    file: str
-    system: str
-    id: str
-    text: str
-    ids: list[int]
-    labels: list[int]
-    weights: list[float]
-    segments: list[tuple[str, float]]
-    error: str
-
-    @property
-    def version(self) -> str:
-        return VERSIONS[self.file.partition(".")[0]]
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.file, self.system, self.id
-
-
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """A chat template with its variables, and the texts it gives by conversation."""
-
-    name: str
-    template: Template
-    own: bool
-    texts: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``equal``, ``differs``, ``raised`` (ms-swift did) or ``other text``; why, and who rendered.
+    """``equal``, ``differs``, ``raised`` (ms-swift did) or ``other text``, and who rendered.
 
-    ``tokens`` are how many were compared.
+    ``own``: with a tokenizer's own template. ``tokens`` are how many were compared, ``spans`` those
+    that differ, in bytes, as ``told``; ``names`` are the causes, ``left`` the spans that no cause
+    explains.
     """
 
     row: Row
     kind: str
-    why: str = ""
     rendering: str = ""
+    own: bool = False
     tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A named cause of differing rows, and the rows that it explains in one profile."""
-
-    name: str
-    kind: str
-    reason: str
-    profile: str
-    rows: frozenset[tuple[str, str, str]]
+    spans: tuple[Span, ...] = ()
+    told: str = ""
+    names: tuple[str, ...] = ()
+    left: tuple[Span, ...] = ()
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -176,7 +77,7 @@ def read_rows(folder: Path) -> list[Row]:
                     entry["input_ids"] or [],
                     labels,
                     weights or [float(label >= 0) for label in labels],
-                    entry["segments"] or [],
+                    [(text, weight) for text, weight in entry["segments"] or ()],
                     entry["error"] or "",
                 )
             )
@@ -192,94 +93,14 @@ def read_conversations(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def read_differences(path: Path = DIFFERENCES) -> list[Difference]:
-    """The data file, one `Difference` for each cause and profile."""
-    found = []
-    for entry in json.loads(path.read_text(encoding="utf-8")):
-        rows = frozenset(
-            key
-            for group in entry["rows"]
-            for key in itertools.product(group["files"], group["systems"], group["ids"])
-        )
-        found.append(
-            Difference(entry["name"], entry["kind"], entry["reason"], entry["profile"], rows)
-        )
-    return found
-
-
-def as_written(record: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """A talk with calls as ms-swift's agent format wrote it, read back from its own text.
-
-    It writes calls and results into the assistant's turn; a result there runs to the end of its
-    line, or to the next result.
-    """
-    given = record["messages"]
-    loss = {"loss": False} if any(m.get("loss") is False for m in given) else {}
-    messages: list[dict[str, Any]] = []
-    talks = [
-        [m["content"] for m in group]
-        for role, group in itertools.groupby(given, key=lambda m: m["role"])
-        if role == "tool_response"
-    ]
-    for role, body in re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, re.DOTALL):
-        while role == "assistant" and talks:
-            results = r"(?:\n\S+:)?".join(map(re.escape, talks[0]))
-            found = re.search(rf":({results}\n?)", body)
-            if found is None:
-                break
-            messages.append({"role": role, "content": body[: found.start(1)], **loss})
-            messages.append({"role": "tool", "content": found[1]})
-            body, talks, loss = body[found.end() :], talks[1:], {}
-        messages.append({"role": role, "content": body})
-    return {"messages": messages}
-
-
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
-def make_renderings(
-    conversations: Mapping[str, dict[str, Any]], tokenizers: Path
-) -> list[Rendering]:
-    """The tokenizers' own templates first, as those are what users have."""
-    qwen3, qwen2 = (
-        choose_template(read_vocabulary(tokenizers / name)) for name in ("qwen3", "qwen2.5")
-    )
-    sources: list[tuple[str, str, dict[str, Any]]] = [
-        ("qwen3", qwen3, {}),
-        ("qwen3 enable_thinking=false", qwen3, {"enable_thinking": False}),
-        ("qwen2.5", qwen2, {}),
-    ]
-    own = len(sources)
-    for system, prefix, history, ending in itertools.product(
-        ("", _SYSTEM), ("", "all", "last_round"), ("", "stripped"), ("\n", "")
-    ):
-        words = ["system" * bool(system), prefix and f"prefix {prefix}", history]
-        words.append("" if ending else "no last newline")
-        variables = {
-            "default_system": system,
-            "prefix": prefix,
-            "history": history,
-            "ending": ending,
-        }
-        sources.append((" ".join(["chatml", *filter(None, words)]), CHATML, variables))
-    renderings = []
-    for index, (name, source, variables) in enumerate(sources):
-        template = Template(source, variables=variables, today=_DAY)
-        texts = dict(_texts(template, conversations))
-        renderings.append(Rendering(name, template, index < own, texts))
-    return renderings
-
-
-def _texts(
-    template: Template, conversations: Mapping[str, dict[str, Any]]
-) -> Iterator[tuple[str, str]]:
-    for key, record in conversations.items():
-        try:
-            yield key, template.render(read_conversation(record, schema="messages")).text
-        except RecordError:
-            continue
+def version_of(row: Row) -> str:
+    """Of ms-swift, by the row's file."""
+    return VERSIONS[row.file.partition(".")[0]]
 
 
 def make_policy(profile: str, version: str) -> Policy:
@@ -296,44 +117,40 @@ def judge(
     tokenizers: Path,
     *,
     profile: str,
+    differences: Sequence[Difference],
+    forms: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Verdict]:
-    """A verdict for each row, in their order."""
+    """A verdict for each row, in their order; *forms* are rule files instead of a system's name."""
+
+    def name(verdict: Verdict) -> Verdict:
+        record = conversations[verdict.row.id]
+        names, left = explain(verdict.row, record, verdict.spans, differences, profile=profile)
+        return replace(verdict, names=tuple(names), left=tuple(left))
+
     renderings = make_renderings(conversations, tokenizers)
     tokenizer = load_tokenizer(read_vocabulary(tokenizers / "qwen3"))
     lengths = _lengths(tokenizer)
     verdicts: dict[tuple[str, str, str], Verdict] = {}
     groups: dict[tuple[int, str, str], list[tuple[Row, dict[str, Any]]]] = defaultdict(list)
     for row in rows:
-        verdicts[row.key] = Verdict(row, "raised" if row.error else "other text", row.error)
-        if not row.error:
-            index, record = _choose(row, conversations[row.id], renderings)
+        verdicts[row.key] = Verdict(row, "other text")
+        if row.error:
+            verdict = Verdict(row, "raised", spans=((0, 1),), told=row.error)
+            verdicts[row.key] = name(verdict)
+        else:
+            index, record = choose(row, conversations[row.id], renderings)
             if index >= 0:
-                groups[index, row.system, row.version].append((row, record))
+                groups[index, row.system, version_of(row)].append((row, record))
     for (index, system, version), group in groups.items():
         rendering, policy = renderings[index], make_policy(profile, version)
-        rules = load_rules([system], swift=policy.swift)
+        rules = load_rules([forms.get(system, system)], swift=policy.swift)
         encoder = Encoder(tokenizer, rendering.template, rules, policy=policy)
         ours = _encode(encoder, [record for _, record in group])
         for (row, _), mine in zip(group, ours, strict=True):
-            why, tokens = _compare(row, mine, lengths, exactly=policy.swift)
-            kind = "differs" if why else "equal"
-            verdicts[row.key] = Verdict(row, kind, why, rendering.name, tokens)
+            verdict = _compare(row, mine, lengths, exactly=policy.swift)
+            verdict = replace(verdict, rendering=rendering.name, own=rendering.own)
+            verdicts[row.key] = name(verdict)
     return list(verdicts.values())
-
-
-def _choose(
-    row: Row, record: dict[str, Any], renderings: Sequence[Rendering]
-) -> tuple[int, dict[str, Any]]:
-    """The first rendering that gives the row's text, or -1, and the record that it renders."""
-    for index, rendering in enumerate(renderings):
-        if rendering.texts.get(row.id) == row.text:
-            return index, record
-    if any(message["role"] == "tool_call" for message in record["messages"]):
-        record = as_written(record, row.text)
-        for index, rendering in enumerate(renderings):
-            if not rendering.own and dict(_texts(rendering.template, {"": record}))[""] == row.text:
-                return index, record
-    return -1, record
 
 
 def _lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
@@ -360,21 +177,29 @@ def _encode(
 
 def _compare(
     row: Row, ours: dict[str, Any] | str, lengths: npt.NDArray[np.int64], *, exactly: bool
-) -> tuple[str, int]:
-    """What differs, or nothing; how many tokens were compared."""
-    if isinstance(ours, str):
-        return ours, 0
+) -> Verdict:
+    """All tokens where *exactly*, else those of the same characters in both.
+
+    A row that we reject as training nothing differs in each token that ms-swift trains.
+    """
     theirs = dict(_by_span(row.ids, row.labels, row.weights, lengths))
+    if isinstance(ours, str):
+        live = tuple(span for span, (_, _, weight) in theirs.items() if weight)
+        return Verdict(row, "differs", tokens=len(theirs), spans=live, told=ours)
     mine = dict(_by_span(ours["input_ids"], ours["labels"], ours["loss_scale"], lengths))
-    common = [span for span in theirs if span in mine]
-    compared = list(theirs) if exactly else common
-    text = row.text.encode()
-    differing = [
-        f"{text[a:b].decode(errors='replace')!r} {_told(mine.get((a, b)))}, not {_told(theirs[a, b])}"
-        for a, b in compared
-        if mine.get((a, b)) != theirs[a, b]
-    ]
-    return "; ".join(differing), len(compared)
+    common = theirs.keys() & mine.keys()
+    spans = sorted(span for span in common if mine[span] != theirs[span])
+    if exactly:
+        spans = sorted([*spans, *(theirs.keys() ^ mine.keys())])
+    if not spans:
+        return Verdict(row, "equal", tokens=len(common))
+    text = unicodedata.normalize("NFC", row.text).encode()
+    told = "; ".join(
+        f"{text[a:b].decode(errors='replace')!r} {_told(mine.get((a, b)))}, "
+        f"there {_told(theirs.get((a, b)))}"
+        for a, b in spans
+    )
+    return Verdict(row, "differs", tokens=len(common), spans=tuple(spans), told=told)
 
 
 def _told(token: tuple[int, bool, float] | None) -> str:
@@ -397,25 +222,92 @@ def _by_span(
         yield (start, end), (token, label != -100, weight)
 
 
+def tabulate(verdicts: Sequence[Verdict], *, profile: str) -> Iterator[str]:
+    """A Markdown table, one line for each of the versions' systems, none left out."""
+    exactly = profile != "default"
+    last = "rows that differ" if exactly else "rows with a token of another weight"
+    heads = ("works", "raises there", "compared", "equal", f"{last}, because")
+    yield f"| version | system of ms-swift | {' | '.join(heads)} |"
+    yield "|---|---|---|--:|--:|--:|---|"
+    groups: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for v in verdicts:
+        groups[version_of(v.row), f"`{v.row.system}`"].append(v)
+    groups["", "all of them"] = list(verdicts)
+    for (version, system), group in groups.items():
+        kinds = Counter(v.kind for v in group)
+        compared = kinds["equal"] + kinds["differs"]
+        names = Counter(name for v in group for name in v.names)
+        names["**no known cause**"] = sum(bool(v.left) for v in group)
+        why = ", ".join(f"{name} {count:,}" for name, count in names.most_common() if count)
+        numbers = (kinds["raised"], compared, kinds["equal"])
+        cells = ["yes" if compared else "-", *(f"{number:,}" for number in numbers), why]
+        yield f"| {version} | {system} | {' | '.join(cells)} |"
+    others = sum(v.kind == "other text" for v in verdicts)
+    yield f"\n{others:,} rows have a text that no template here gives."
+    own = sum(v.own for v in verdicts)
+    tokens = sum(v.tokens for v in verdicts)
+    differing = sum(len(v.spans) for v in verdicts if v.kind == "differs")
+    yield (
+        f"{own:,} rows have the text of a tokenizer's own template. Of {tokens:,} tokens "
+        f"{'' if exactly else 'that both have '}{differing:,} differ."
+    )
+
+
+def names_of(verdicts: Iterable[Verdict]) -> dict[str, set[Key]]:
+    """The rows that differ, by cause."""
+    rows: dict[str, set[Key]] = defaultdict(set)
+    for v in verdicts:
+        for name in v.names:
+            rows[name].add(v.row.key)
+    return rows
+
+
+def find_faults(
+    verdicts: Sequence[Verdict], differences: Sequence[Difference], *, profile: str
+) -> list[str]:
+    """Rows that differ for no known cause, and what the data file tells of them that is not so."""
+    faults = [
+        f"{' '.join(v.row.key)}: differs for no known cause: {v.told}" for v in verdicts if v.left
+    ]
+    if profile == "default":
+        return faults
+    known = {v.row.key for v in verdicts}
+    found = names_of(verdicts)
+    for difference in differences:
+        stale = (difference.rows & known) - found.get(difference.name, set())
+        faults += [f"{' '.join(key)}: {difference.name} is listed, and is not so" for key in stale]
+    return sorted(faults)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table; exit code 1 where a row differs for no listed cause, or a cause is stale."""
+    """Prints the table of one profile; exit code 1 where a row differs for no known cause."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.oracle", description=__doc__)
     parser.add_argument("oracle", type=Path, help="folder of ms-swift's output")
     parser.add_argument("--tokenizers", type=Path, required=True, help="folder of tokenizers")
     parser.add_argument("--profile", choices=PROFILES, default=PROFILES[0])
     parser.add_argument("--rows", action="store_true", help="print each row that differs")
+    parser.add_argument("--write", action="store_true", help="list the rows anew in the data file")
     args = parser.parse_args(argv)
+    differences = read_differences()
     verdicts = judge(
         read_rows(args.oracle),
         read_conversations(args.oracle),
         args.tokenizers,
         profile=args.profile,
+        differences=differences,
     )
     for v in verdicts:
         if args.rows and v.kind == "differs":
-            print(v.row.file, v.row.system, v.row.id, f"({v.rendering})", v.why)
-    print(Counter(v.kind for v in verdicts))
-    return 0
+            names = ", ".join(v.names) + ", ?" * bool(v.left)
+            print(f"{' '.join(v.row.key)} ({v.rendering}): {names}: {v.told}")
+    for line in tabulate(verdicts, profile=args.profile):
+        print(line)
+    if args.write:
+        write_rows(names_of(verdicts))
+    faults = find_faults(verdicts, differences, profile=args.profile)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
