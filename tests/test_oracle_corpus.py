@@ -18,6 +18,7 @@ from benchmarks.oracle import (
     names_of,
     read_conversations,
     read_rows,
+    tabulate,
     version_of,
 )
 
@@ -60,6 +61,14 @@ def test_rows_equal_ms_swift_under_its_profile_but_for_listed_ones(
         if "ms-swift" in difference.profiles:
             assert found.pop(difference.name) == difference.rows
     assert found == {}
+
+
+@pytest.mark.corpus
+def test_the_docs_have_the_table_that_the_command_prints(verdicts: list[Verdict]) -> None:
+    docs = Path(__file__).parent.parent / "docs" / "ms-swift.md"
+    told = set(docs.read_text(encoding="utf-8").splitlines())
+    printed = [line for line in tabulate(verdicts, profile="ms-swift") if line.startswith("|")]
+    assert [line for line in printed if line not in told] == []
 
 
 @pytest.mark.corpus
