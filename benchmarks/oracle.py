@@ -143,7 +143,7 @@ def judge(
                 groups[index, row.system, version_of(row)].append((row, record))
     for (index, system, version), group in groups.items():
         rendering, policy = renderings[index], make_policy(profile, version)
-        rules = load_rules([forms.get(system, system)], swift=policy.swift)
+        rules = load_rules([forms.get(system, system)], profile=policy.profile)
         encoder = Encoder(tokenizer, rendering.template, rules, policy=policy)
         ours = _encode(encoder, [record for _, record in group])
         for (row, _), mine in zip(group, ours, strict=True):

@@ -157,6 +157,7 @@ class Preparation:
             sure=self.policy.unsure == "reject",
         )
         text, turns = self._close(rendered.text, turns, conversation, following)
+        turns = _find_told(conversation, turns, text)
         parts = find_parts(weights, traced) if traced else {}
         fields = decode(record) if self.rules.fields or self.policy.keep else {}
         claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
@@ -282,6 +283,33 @@ def establish(
             raise
     traced = traced or surroundings.template.trace(conversation)
     return find(_combined(rendered, traced), sure=sure)
+
+
+def _find_told(conversation: Conversation, turns: Sequence[Turn], text: str) -> list[Turn]:
+    """The turns, and those of messages that a template prints outside of its loop.
+
+    Most do so with a system text. What stands once in the text that nobody owns is the message's;
+    what it says twice, or somebody else too, stays nobody's.
+    """
+    owners = {turn.message for turn in turns}
+    lost = [
+        (index, message["role"], message["content"].strip())
+        for index, message in enumerate(conversation.messages)
+        if index not in owners
+        and message["role"] != "assistant"
+        and isinstance(message.get("content"), str)
+    ]
+    if not any(said for _, _, said in lost):
+        return list(turns)
+    gaps = subtract([Span(0, len(text))], sorted(s for turn in turns for s in turn.ranges))
+    found: list[Turn] = []
+    for index, role, said in lost:
+        at = [(gap, text.find(said, gap.start, gap.end)) for gap in gaps] if said else []
+        at = [(gap, start) for gap, start in at if start >= 0]
+        if len(at) == 1 and text.find(said, at[0][1] + 1, at[0][0].end) < 0:
+            span = Span(at[0][1], at[0][1] + len(said))
+            found.append(Turn(index, role, [span], [], -1, "", False))
+    return sorted([*turns, *found], key=lambda turn: turn.message)
 
 
 def _combined(rendered: Rendered, traced: Rendered) -> Rendered:

@@ -76,7 +76,10 @@ def explain_row(
     _require_weights(stored, weighed.loss_scale, place=record.place, origin=origin)
     if rules:
         encoder = Encoder(
-            encoder.tokenizer, encoder.template, load_rules(rules), policy=encoder.policy
+            encoder.tokenizer,
+            encoder.template,
+            load_rules(rules, profile=encoder.policy.profile),
+            policy=encoder.policy,
         )
         prepared = _prepare(record, restored, encoder.rules, encoder.policy)
         weighed = encoder.weigh([prepared], encoded)

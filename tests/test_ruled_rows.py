@@ -29,7 +29,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SWIFT = Policy(edge="split", trailing=True, control_tokens="allow", profile="ms-swift")
+SWIFT = Policy(profile="ms-swift")
 
 
 def encoder_of(*rules: str, policy: Policy | None = None, source: str = CHATML) -> Encoder:
@@ -41,7 +41,7 @@ def encoder_of(*rules: str, policy: Policy | None = None, source: str = CHATML) 
             text = f"version: 1\nname: r{number}\nrules:\n  {rule}\n"
             files.append(parse_rule_file(text, place="r.yaml"))
         else:
-            files += load_rules([rule], swift=policy is SWIFT).files
+            files += load_rules([rule], profile=policy.profile if policy else "").files
     return Encoder(TOKENIZER, template, compose(files), policy=policy)
 
 

@@ -91,13 +91,13 @@ def compose(files: Iterable[RuleFile]) -> RuleSet:
     return RuleSet(ordered, base, tuple(rules), tuple(matchers))
 
 
-def load_rules(words: Sequence[str | Path], *, swift: bool = False) -> RuleSet:
+def load_rules(words: Sequence[str | Path], *, profile: str = "") -> RuleSet:
     """Reads and composes rule files; a bare name is one of the bundled rules, ``a+b`` are both.
 
-    With *swift*, ms-swift's own form of a bundled rule where that differs. Raises RuleError, also
-    where an example of a file is not claimed as it is marked.
+    With a *profile*, its own form of a bundled rule where it has one. Raises RuleError, also where
+    an example of a file is not claimed as it is marked.
     """
-    paths = [path for word in words for path in find_rule_files(word, swift=swift)]
+    paths = [path for word in words for path in find_rule_files(word, profile=profile)]
     files = [read_rule_file(path) for path in paths]
     for file in files:
         for failure in check_examples(file):
@@ -110,19 +110,18 @@ def bundled_rules() -> Path:
     return Path(__file__).parent.parent / "bundled" / "rules"
 
 
-def find_rule_files(word: str | Path, *, swift: bool = False) -> list[Path]:
+def find_rule_files(word: str | Path, *, profile: str = "") -> list[Path]:
     """The file of that path; else each name between ``+`` as a path or a bundled rule."""
     if Path(word).is_file():
         return [Path(word)]
-    return [_find(name, word, swift=swift) for name in str(word).split("+")]
+    return [_find(name, word, profile=profile) for name in str(word).split("+")]
 
 
-def _find(name: str, word: str | Path, *, swift: bool) -> Path:
+def _find(name: str, word: str | Path, *, profile: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if name and Path(name).name == name:
-        folders = [bundled_rules() / "ms-swift"] if swift else []
-        for folder in [*folders, bundled_rules()]:
+        for folder in (bundled_rules() / profile, bundled_rules()):
             for candidate in (folder / name, folder / f"{name}.yaml"):
                 if candidate.is_file():
                     return candidate

@@ -323,9 +323,14 @@ def _before_stop(turn: Turn) -> list[Span]:
 
 
 def _through_header(turns: Sequence[Turn], index: int) -> list[Span]:
-    """A message's ranges, the last one through the header of the answer that follows it."""
+    """A message's ranges, the last one through the header of the answer that follows it.
+
+    A system text's is all from the text's start up to the next message.
+    """
     ranges = list(turns[index].ranges)
     following = turns[index + 1] if index + 1 < len(turns) else None
+    if index == 0 and turns[index].role == "system" and following and following.ranges:
+        return [Span(0, following.ranges[0].start)]
     if ranges and following and following.outputs and turns[index].role != "system":
         start, end = ranges[-1]
         if following.ranges[0].start == end and following.outputs[0].start >= end:
