@@ -108,7 +108,7 @@ class ReweightJob:
 
     def begin(self) -> Complete:
         """No engine is loaded: ids are spelled out by a table."""
-        # Nothing here makes cycles, and a group's tuples cost the collector a sixth of the time.
+        # Nothing here makes cycles, and its look at a row group's tuples cost a sixth of the time.
         gc.disable()
         restoration = Restoration(self.recipe.vocabulary)
 
