@@ -265,10 +265,8 @@ class _Grammar:
         """``2``, ``-1``, or a slice as Python has it: ``'1:-1'``."""
         doc = self.document
         remedy = "write a number, or a range such as '1:-1' in quotes"
-        if (
-            isinstance(node, yaml.ScalarNode) and ":" in node.value and not node.style
-        ):  # 1:30 is 90 in YAML 1.1
-            raise doc.error(node, path, f"{node.value} is no number", remedy)
+        if node.tag.endswith(":int") and ":" in node.value:  # 1:30 is 90 in YAML 1.1
+            raise doc.error(node, path, f"{node.value} is a number in YAML", remedy)
         value = doc.scalar(node, path, "int", "str")
         if isinstance(value, int):
             if abs(value) > HEAVIEST:
