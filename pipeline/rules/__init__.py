@@ -122,7 +122,7 @@ def _find(name: str, word: str | Path, *, swift: bool) -> Path:
         folders = [bundled_rules() / "ms-swift"] if swift else []
         for folder in [*folders, bundled_rules()]:
             for candidate in (folder / name, folder / f"{name}.yaml"):
-                if candidate.is_file():
+                if _is_file(candidate):
                     return candidate
     known = ", ".join(sorted(p.stem for p in bundled_rules().glob("*.yaml")))
     told = f"{name or 'nothing'} in {word}" if name != str(word) else name or "''"

@@ -84,7 +84,7 @@ class Document:
     def entries(self, node: yaml.Node, path: str) -> dict[str, yaml.Node]:
         """A mapping whose keys are the user's own."""
         if not isinstance(node, yaml.MappingNode) or not node.value:
-            fact = "is empty" if isinstance(node, yaml.MappingNode) else "is not a mapping"
+            fact = "is empty" if isinstance(node, yaml.MappingNode) else "has no keys"
             raise self.error(node, path, fact, "write name: value")
         return {key.value: value for key, value in self._pairs(node, path)}
 

@@ -116,13 +116,15 @@ class Example:
 
     ``place`` is where the file has it. ``messages`` are (role, text, stop token) without marks;
     ``marks`` are (message, start, end, weight) in characters of text and stop token together, the
-    weight None where the example does not say.
+    weight None where the example does not say. ``called`` is where tool calls begin in the text of
+    each message, -1 where it has none.
     """
 
     place: str
     messages: tuple[tuple[str, str, str], ...]
     marks: tuple[tuple[int, int, int, float | None], ...]
     fields: dict[str, Any] = field(default_factory=dict)
+    called: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ def _talk(example: Example) -> tuple[Talk, list[int]]:
         starts.append(start)
         ranges = [Span(start, len(text))] if start < len(text) else []
         outputs = ranges if role == "assistant" else []
-        turns.append(Turn(index, role, ranges, outputs, body if stop else -1, "", False))
+        called = start + example.called[index] if example.called[index] >= 0 else -1
+        turns.append(Turn(index, role, ranges, outputs, body if stop else -1, "", False, called))
     return Talk(text, turns, example.fields), starts
 
 
