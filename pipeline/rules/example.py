@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -70,8 +71,9 @@ def _faults(
             if weights[i] == plain[i]:
                 stop = next((j for j in range(i, end) if weights[j] != plain[j]), end)
                 yield f"missing: the rules do not claim {text[i:stop]!r}"
-            elif told is not None and weights[i] != told:
-                yield f"{text[start:end]!r} weighs {weights[i]:g}, not {told:g}"
+            elif told is not None and not math.isclose(weights[i], told, rel_tol=1e-6):
+                stop = next((j for j in range(i, end) if weights[j] != weights[i]), end)
+                yield f"{text[i:stop]!r} weighs {weights[i]:g}, not {told:g}"
         if start == end:
             yield "marks nothing"
     noisy = [w != p and not x for w, p, x in zip(weights, plain, wanted, strict=True)]
@@ -88,7 +90,8 @@ def _talk(example: Example) -> tuple[Talk, list[int]]:
         starts.append(start)
         ranges = [Span(start, len(text))] if start < len(text) else []
         outputs = ranges if role == "assistant" else []
-        turns.append(Turn(index, role, ranges, outputs, body if stop else -1, "", False))
+        called = start + example.called[index] if example.called[index] >= 0 else -1
+        turns.append(Turn(index, role, ranges, outputs, body if stop else -1, "", False, called))
     return Talk(text, turns, example.fields), starts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
         if needed and not any(text in talk.text for text in needed):
             continue
         try:
-            found = list(search.match(matcher))
+            found = list(itertools.islice(search.match(matcher), MOST_CLAIMS + 1))
         except TimeoutError:
             raise RecordError(
                 "match",
