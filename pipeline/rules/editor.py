@@ -262,7 +262,7 @@ def _example() -> Schema:
             "description": "What each marked span weighs, in their order.",
         },
     }
-    alone = dict.fromkeys(("user", "calls", "stop"), False)
+    alone = dict.fromkeys(("text", "user", "calls", "stop"), False)
     return {
         "anyOf": [
             {"type": "string"},

@@ -393,6 +393,8 @@ def join_markers(
         if _NUMBERED.search(source):
             raise ValueError("refers to a group by number; name it, (?P<x>...), and use (?P=x)")
         alternative = compile_pattern(source, flags)
+        if alternative.flags & regex.REVERSE:
+            raise ValueError("searches backwards, and sections go forwards; take (?r) out")
         twice = named & set(alternative.groupindex)
         if twice:
             raise ValueError(f"two have a group {min(twice)}; give them names of their own")
