@@ -328,6 +328,10 @@ FAULTS: list[tuple[str, str]] = [
         "{pattern: '(?P<x>b)', weight: 2, body: 2}]}",
         "16: rules[0].sections: two have a group x; give them names of their own",
     ),
+    (
+        "{sections: [{pattern: '(?r)ab', weight: 2, body: 2}]}",
+        "16: rules[0].sections: searches backwards, and sections go forwards; take (?r) out",
+    ),
     # names
     ("{weight: 0, name: 'a b'}", "23: rules[0].name: 'a b' is no name; use letters, digits"),
     ("{weight: 0, name: ''}", "23: rules[0].name: '' is no name; use letters, digits"),

@@ -36,6 +36,8 @@ ENTRY_KEYS = (
     *("name", "pattern", "sections", "flags", "group", "where", "when", "unless"),
     *("weight", "sample_weight", "negative", "count", "edge"),
 )
+# What does not go with sections.
+UNSECTIONED_KEYS = ("pattern", "flags", "group", "weight", "sample_weight", "count")
 SECTION_KEYS = ("marker", "pattern", "weight", "body")
 WHERE_KEYS = ("role", "turn", "region", "first", "anchored")
 CONDITION_KEYS = ("user", "turn", "row")
@@ -46,7 +48,7 @@ NAME = r"[\w.-]+"
 _NUMBERED = regex.compile(
     r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\\g<\d|\(\?P[=>]\d|\(\?\(\d|\(\?(?:R|[+-]?\d+)\))"
 )
-_SLICE = regex.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
+_SLICE = regex.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?")
 
 
 def read_rules(document: Document, text: str) -> RuleFile:
@@ -137,7 +139,7 @@ class _Grammar:
         """The entry's patterns and rules, by what it has of pattern and sections."""
         doc = self.document
         if "sections" in keys:
-            for key in ("pattern", "flags", "group", "weight", "sample_weight", "count"):
+            for key in UNSECTIONED_KEYS:
                 if key in keys:
                     remedy = "give each section its own, or make this another rule"
                     raise doc.error(keys[key], f"{path}.{key}", "does not go with sections", remedy)
@@ -397,6 +399,8 @@ def join_markers(
         if _NUMBERED.search(source):
             raise ValueError("refers to a group by number; name it, (?P<x>...), and use (?P=x)")
         alternative = compile_pattern(source, flags)
+        if alternative.flags & regex.REVERSE:
+            raise ValueError("searches backwards, and sections go forwards; take (?r) out")
         twice = named & set(alternative.groupindex)
         if twice:
             raise ValueError(f"two have a group {min(twice)}; give them names of their own")

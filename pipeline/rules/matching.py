@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import regex
+
 from pipeline.errors import RecordError
 from pipeline.regions import Turn, divide
 from pipeline.rules.entry import Condition, Entry, FieldTest, Pattern
@@ -86,7 +88,7 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
                 field=search.place,
             ) from None
         claims += found
-        if found and (matcher.entry.shares or matcher.entry.group):
+        if found and _mixes(matcher.entry):
             mixed.add(matcher.first)
         if len(claims) > MOST_CLAIMS:
             raise RecordError(
@@ -96,6 +98,12 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
                 "pattern match longer spans or drop the record",
             )
     return _merged(claims, mixed) if mixed else claims
+
+
+def _mixes(entry: Entry) -> bool:
+    """Whether its claims may overlap or come unsorted: (?r) finds the last match first."""
+    backwards = entry.pattern is not None and entry.pattern.flags & regex.REVERSE
+    return bool(entry.shares or entry.group or backwards)
 
 
 def _merged(claims: Iterable[Claim], mixed: set[int]) -> list[Claim]:
