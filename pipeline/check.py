@@ -17,7 +17,7 @@ from pipeline.rules import (
     load_rules,
     read_rule_file,
 )
-from pipeline.rules.editor import write_schema
+from pipeline.rules.editor import render_schema
 from pipeline.rules.entry import RuleFile
 from pipeline.rules.example import Failure, check_coverage, check_examples
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0; RuleError where a file is wrong, or an example is not as it is marked."""
     args = _parser().parse_args(argv)
     if args.json_schema:
-        print(write_schema(), end="")
+        print(render_schema(), end="")
         return 0
     if args.diff:
         return _compare(args)

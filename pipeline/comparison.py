@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A run of tokens whose weight changes from ``old`` to ``new``: ``text``, and what is around."""
+    """A run of tokens whose weight changes from ``old`` to ``new``, and what is around its text."""
 
     place: str
     owner: str
