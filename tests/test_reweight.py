@@ -156,6 +156,62 @@ def test_it_equals_a_build_byte_for_byte(
     assert counts_of(again) == expected
 
 
+LANGUAGE = {
+    "everything": "base: all\n",
+    "last": "base: last_turn\n",
+    "placed": "rules:\n"
+    "  - {where: {turn: -1, region: [reasoning, content]}, weight: 0.25}\n"
+    "  - {pattern: 'P(?P<rest>aris)', group: rest, weight: 2, edge: any}\n"
+    "  - {pattern: 'is', where: {first: true}, weight: 3, edge: fraction}\n"
+    "  - {pattern: '[4e]+', weight: 0, count: true, edge: contained}\n"
+    "  - {pattern: 'Hm', weight: -0.5, negative: true}\n",
+    "asked": "rules:\n"
+    "  - {when: {user: 'And|say'}, unless: {turn: '<call>'}, weight: 0.5}\n"
+    "  - {pattern: '4', sample_weight: 0.125}\n"
+    "  - sections:\n"
+    "      - {marker: 'Hello', weight: 2, body: 0.5}\n"
+    "      - {marker: 'Paris', weight: 1, body: 3}\n",
+    "others": "base: all\nrules:\n"
+    "  - {where: {role: user}, weight: 0.5}\n"
+    "  - {pattern: '[A-Z]', weight: 2}\n",
+    "kept": "rules:\n  - {when: {row: {weight: {min: 2}}}, weight: 4}\n",
+}
+
+
+@pytest.mark.parametrize("new", LANGUAGE)
+@pytest.mark.parametrize("old", ["mild", "everything"])
+def test_the_whole_language_equals_a_build(
+    old: str, new: str, built: Run, made: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in LANGUAGE.items():
+        monkeypatch.setitem(RULES, name, f"version: 1\nname: {name}\n{text}")
+    fresh = built(new, "--keep", "weight")
+    again = made(built(old, "--keep", "weight"), new)
+    assert shards_of(again) == shards_of(fresh)
+    assert counts_of(again) == {"missing": 0, **counts_of(fresh)}
+
+
+def test_fields_that_were_not_kept_are_asked_for(
+    built: Run, made: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(RULES, "kept", f"version: 1\nname: kept\n{LANGUAGE['kept']}")
+    made(built("none"), "kept", code=1)
+    assert "build again with the new rules, or once with --keep weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--edge", "split"), ("--profile", "ms-swift")])
+def test_ids_that_rules_decided_are_not_reweighted(
+    built: Run, made: Run, capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+) -> None:
+    made(built("mild", *flags), "none", code=1)
+    assert "edges that split change ids" in capsys.readouterr().err
+
+
+def test_edges_may_change(built: Run, made: Run) -> None:
+    fresh, again = built("mild", "--edge", "any"), made(built("none"), "mild", "--edge", "any")
+    assert rows_of(again) == rows_of(fresh) != rows_of(built("mild"))
+
+
 def test_the_data_tries_what_can_differ(built: Run) -> None:
     rows = rows_of(built("mild"))
     assert 3 < sum(row["text"] is not None for row in rows) < len(rows) - 3
