@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
@@ -22,12 +23,15 @@ ROLES = {
     "bard": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "tool_call": "assistant",
     "function_call": "assistant",
     "tool": "tool",
+    "tool_response": "tool",
     "function": "tool",
     "function_response": "tool",
     "observation": "tool",
 }
+CALL_ROLES = frozenset(("tool_call", "function_call"))  # ms-swift's, and ShareGPT's
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 LEFT_OUT_IF_NULL = frozenset((*REASONING_KEYS, "tool_calls", "function_call"))
 PLAIN_ROLES = frozenset(ROLES.values())
@@ -102,12 +106,14 @@ def _unfold_content(
     Returns the calls it held, and the weighted ranges of the text.
     """
     content = message.get("content", NOTHING)
-    if written == "function_call":
+    if written in CALL_ROLES:
         calls = read_calls(content, field)
         if not calls:
             raise fault("bad_tool_call", field, "holds no call; drop the message")
         message["content"] = None
         return calls, []
+    if written == "tool_response" and isinstance(content, dict):
+        message["content"] = json.dumps(content, ensure_ascii=False)  # as ms-swift does
     if not isinstance(content, list):
         return [], []
     parts = read_parts(content, field)

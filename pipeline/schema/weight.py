@@ -27,10 +27,21 @@ class Weight:
 def read_weight(holder: Mapping[str, Any], place: str) -> float | None:
     """What `WEIGHT_KEYS` of a message or a part say with one voice; None without any, or nulls.
 
-    RecordError ``bad_weight``, ``unsupported_weight`` for ms-swift's list of one weight a token,
-    ``conflicting_weight`` where two keys differ.
+    A switch that is on leaves it to the number beside it. RecordError ``bad_weight``,
+    ``unsupported_weight`` for a list of weights, ``conflicting_weight`` where two switches or two
+    numbers differ, a switch is off beside a positive number, or on beside 0.
     """
-    return _read_agreed(holder, (*SWITCHES, *NUMBERS), f"{place}.")
+    switch = _read_agreed(holder, SWITCHES, f"{place}.")
+    number = _read_agreed(holder, NUMBERS, f"{place}.")
+    if switch is None or number is None:
+        return switch if number is None else number
+    if bool(switch) != bool(number):
+        key = next(key for key in NUMBERS if holder.get(key) is not None)
+        fact = (
+            f"is {number:g} beside a switch that is {'on' if switch else 'off'}; keep one of them"
+        )
+        raise fault("conflicting_weight", f"{place}.{key}", fact)
+    return number
 
 
 def read_message_weight(
