@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import RecordError, TokenizerError
 from pipeline.spans import Span
@@ -46,6 +47,7 @@ from pipeline.tokens.faults import (
 )
 from pipeline.tokens.offsets import ends_from_characters, is_normalized, read_model
 from pipeline.tokens.quoted import Quoted, Quoting, quotes
+from pipeline.tokens.spelling import Spellings, read_spellings
 from pipeline.tokens.vocabulary import TOKENIZER, AddedToken, Vocabulary, read_definition
 
 __all__ = ["Certificate", "EncodeFailure", "Encoded", "Paths", "Tokenizer", "load_tokenizer"]
@@ -207,6 +209,7 @@ class Tokenizer:
         self._distrusted = re.compile(f"[{points}]") if points else None
         self._controls: Controls | None = None
         self._quoting: Quoting | None = None
+        self._spellings: Spellings | None = None
 
     @property
     def engine(self) -> EngineName:
@@ -257,6 +260,12 @@ class Tokenizer:
         this text. May raise EncodeFailure where lengths of ids do not tell offsets.
         """
         return quotes(self, self._model, self._find_controls(), text, np.array(ids, np.int64))
+
+    def spelled(self, encoded: Encoded) -> npt.NDArray[np.bool_]:
+        """bool [rows]: whether a row's ids alone give its text and ends back, by `Spellings`."""
+        if self._spellings is None:
+            self._spellings = read_spellings(self._definition)
+        return self._spellings.spelled(encoded)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The reference's text of *ids*, control tokens included; broken UTF-8 becomes U+FFFD."""

@@ -25,8 +25,8 @@ from pipeline.tokens.vocabulary import AddedToken, Definition
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 _FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
-_SPACE = "▁"  # SentencePiece's visible space, U+2581
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+SPACE = "▁"  # SentencePiece's visible space, U+2581
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 UNKNOWN = 2**40  # longer than any text, so that no sum with it passes; 2**22 of them fit in int64
 
 
@@ -62,12 +62,24 @@ def read_model(definition: Definition) -> Model:
     """Takes 0.1 s for 150,000 tokens; the definition must be one that the reference accepts."""
     model = msgspec.json.decode(definition.model, type=_Model)
     steps = list(flatten_steps(definition.normalizer, "normalizers"))
-    forms = tuple(form for form in _FORMS if any(step.get("type") == form for step in steps))
+    forms = normal_forms(definition)
     others = [step for step in steps if step.get("type") not in _FORMS]
     ids = model.vocab.values() if isinstance(model.vocab, dict) else range(len(model.vocab))
     size = 1 + max([*ids, *(token.id for token in definition.added_tokens)], default=-1)
     lengths = _lengths(definition, model, forms, others, size)
     return Model(size, model.dropout, lengths, forms if lengths is not None else ())
+
+
+def normal_forms(definition: Definition) -> tuple[Form, ...]:
+    """The normalization forms that its normalizer puts texts in."""
+    kinds = {step.get("type") for step in flatten_steps(definition.normalizer, "normalizers")}
+    return tuple(form for form in _FORMS if form in kinds)
+
+
+def is_byte_level(definition: Definition) -> bool:
+    """Whether the characters of its words stand for bytes."""
+    steps = flatten_steps(definition.pre_tokenizer, "pretokenizers")
+    return any(step.get("type") == "ByteLevel" for step in steps)
 
 
 def sample_words(definition: Definition, *, limit: int) -> dict[str, int]:
@@ -100,9 +112,9 @@ def _lengths(
     if not all(map(_keeps_text, splits)):
         return None
     if byte_levels == 1 and not others:
-        covered, single, shortest = _byte_level(model.vocab), _byte_alphabet(), _byte_length
+        covered, single, shortest = _byte_level(model.vocab), byte_alphabet(), _byte_length
     elif byte_levels == 0 and model.byte_fallback and [*map(_is_space_step, others)] == [True]:
-        if _SPACE not in model.vocab:  # then a space becomes three byte tokens
+        if SPACE not in model.vocab:  # then a space becomes three byte tokens
             return None
         covered, single, shortest = _byte_fallback(model.vocab), _byte_tokens(), _spaced_length
     else:
@@ -136,11 +148,11 @@ def _table(
 
 def _byte_level(vocab: Mapping[str, int]) -> dict[int, int]:
     """A byte-level token has one character per byte; strings with others are never produced."""
-    alphabet = re.compile(f"[{re.escape(''.join(_byte_alphabet()))}]*")
+    alphabet = re.compile(f"[{re.escape(''.join(byte_alphabet()))}]*")
     return {id_: len(token) for token, id_ in vocab.items() if alphabet.fullmatch(token)}
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """GPT-2's ``bytes_to_unicode``: printable Latin-1 stands for itself, the rest for U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     shifted = iter(range(0x100, 0x200))
@@ -148,7 +160,7 @@ def _byte_alphabet() -> list[str]:
 
 
 def _byte_fallback(vocab: Mapping[str, int]) -> dict[int, int]:
-    return {i: 1 if _BYTE.fullmatch(token) else _spaced_length(token) for token, i in vocab.items()}
+    return {i: 1 if BYTE.fullmatch(token) else _spaced_length(token) for token, i in vocab.items()}
 
 
 def _byte_tokens() -> list[str]:
@@ -160,7 +172,7 @@ def _byte_length(token: str) -> int:
 
 
 def _spaced_length(token: str) -> int:
-    return len(token.replace(_SPACE, " ").encode())
+    return len(token.replace(SPACE, " ").encode())
 
 
 def flatten_steps(step: dict[str, Any] | None, children: str) -> Iterator[dict[str, Any]]:
@@ -183,7 +195,7 @@ def _keeps_text(step: dict[str, Any]) -> bool:
 
 def _is_space_step(step: dict[str, Any]) -> bool:
     kind, pattern, content = step.get("type"), step.get("pattern"), step.get("content")
-    return (kind, pattern, content) == ("Replace", {"String": " "}, _SPACE)
+    return (kind, pattern, content) == ("Replace", {"String": " "}, SPACE)
 
 
 def is_normalized(text: str, forms: Iterable[Form]) -> bool:
