@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pipeline.conversation import SampledContent
 from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
 from pipeline.schema.part import read_parts
+from pipeline.schema.tokenids import holds_ids, read_ids
 from pipeline.schema.toolcall import read_call, read_calls
 from pipeline.schema.weight import Weight, read_message_weight
 
@@ -112,8 +114,11 @@ def _unfold_content(
             raise fault("bad_tool_call", field, "holds no call; drop the message")
         message["content"] = None
         return calls, []
-    if written == "tool_response" and isinstance(content, dict):
+    if written == "tool_response" and isinstance(content, dict) and not holds_ids(content):
         message["content"] = json.dumps(content, ensure_ascii=False)  # as ms-swift does
+    if holds_ids(content):
+        message["content"] = SampledContent((read_ids(content, field),))
+        return [], []
     if not isinstance(content, list):
         return [], []
     parts = read_parts(content, field)
@@ -156,7 +161,7 @@ def _check_reasoning(message: dict[str, Any], place: str) -> None:
 def _check_content(message: dict[str, Any], field: str) -> None:
     """A string; None only where an assistant calls or reasons."""
     content = message.get("content", NOTHING)
-    if isinstance(content, str):
+    if isinstance(content, (str, SampledContent)):
         return
     if content is not None and content is not NOTHING:
         remedy = "write a string, or a list of parts"

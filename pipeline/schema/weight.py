@@ -90,7 +90,7 @@ def _read_agreed(holder: Mapping[str, Any], keys: tuple[str, ...], prefix: str) 
         if (value := holder.get(key)) is None:
             continue
         field = f"{prefix}{key}"
-        weight = _read_switch(value, field) if key in SWITCHES else _read_number(value, field)
+        weight = _read_switch(value, field) if key in SWITCHES else read_number(value, field)
         if agreed is None:
             agreed, first = weight, key
         elif weight != agreed:
@@ -108,9 +108,10 @@ def _read_switch(value: Any, field: str) -> float:
     raise misfit("bad_weight", field, "true or false", value, remedy=remedy)
 
 
-def _read_number(value: Any, field: str) -> float:
+def read_number(value: Any, field: str) -> float:
+    """A weight that is a number from 0 to `LARGEST`; RecordError ``bad_weight``."""
     if isinstance(value, list) and field.endswith("loss_scale"):
-        fact = "a list of one weight a token is not supported; write one number, or use a rule"
+        fact = "a list of weights goes with token ids in the content; write one number"
         raise fault("unsupported_weight", field, fact)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         remedy = "write 1 or 0" if isinstance(value, bool) else "write one, or drop the key"
