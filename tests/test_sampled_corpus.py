@@ -45,6 +45,8 @@ def test_random_ids_stand_in_the_row_with_their_weights(shared: Path) -> None:
     for _ in range(ROWS):
         asked, said = draw(random_, encoder.tokenizer), draw(random_, encoder.tokenizer)
         weights = [random_.choice([0.0, 0.5, 1.0, 3.0]) for _ in said]
+        if any("\ufffd" in encoder.tokenizer.decode([id_]) for id_ in said):
+            weights = [0.5] * len(said)  # tokens that share a character
         talks.append((asked, said, weights))
     records = []
     for row, (asked, said, weights) in enumerate(talks):
