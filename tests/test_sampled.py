@@ -23,6 +23,7 @@ from pipeline.source.record import Record
 from pipeline.template import Template
 from pipeline.tokens import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
+from tests import vocabularies
 
 DAY = datetime.date(2026, 3, 14)
 VOCABULARY = read_vocabulary(BUNDLED / "tokenizer")
@@ -366,3 +367,16 @@ def test_any_ids_stand_in_the_row_exactly(drawn: list[tuple[str, float]]) -> Non
     assert row["labels"][here] == [
         id_ if w else -100 for id_, w in zip(sampled, weights, strict=True)
     ]
+
+
+@pytest.mark.parametrize("kind", vocabularies.KINDS)
+def test_ids_spell_what_the_reference_decodes_or_are_refused(kind: str, tmp_path: Path) -> None:
+    vocabularies.write(tmp_path, vocabularies.KINDS[kind]())
+    tokenizer = load_tokenizer(read_vocabulary(tmp_path), engine="reference")
+    for text in ("Hello world, they'll see", "naïve café", "a\n\nb"):
+        ids = tokenizer.encode([text]).ids
+        raw, widths = tokenizer.spell(ids)
+        if widths.all():
+            assert (raw.decode(), int(widths.sum())) == (text, len(raw))
+        else:
+            assert kind not in ("byte_level", "byte_fallback")

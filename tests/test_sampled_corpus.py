@@ -77,7 +77,7 @@ def test_random_ids_stand_in_the_row_with_their_weights(shared: Path) -> None:
         assert row["labels"][here] == live
         text = encoder.tokenizer.decode(said)
         canonical += encoder.tokenizer.encode([text]).ids.tolist() == said
-    assert canonical < ROWS / 2, "most are what no tokenizer would give"
+    assert ROWS - canonical > 50, "many are what no tokenizer would give"
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3.5", "gemma3", "glm-4.7-flash", "deepseek_r1"])

@@ -115,7 +115,7 @@ def _unfold_content(
         message["content"] = None
         return calls, []
     if written == "tool_response" and isinstance(content, dict) and not holds_ids(content):
-        message["content"] = json.dumps(content, ensure_ascii=False)  # as ms-swift does
+        message["content"] = _write_json(content, field)
     if holds_ids(content):
         message["content"] = SampledContent((read_ids(content, field),))
         return [], []
@@ -131,6 +131,15 @@ def _unfold_content(
             raise fault("conflicting_reasoning", field, fact)
         message["reasoning_content"] = parts.reasoning
     return parts.calls, parts.ranges
+
+
+def _write_json(value: dict[str, Any], field: str) -> str:
+    """As ms-swift writes what a tool answered as an object."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        fact = f"cannot be written as JSON ({error}); write a string"
+        raise fault("bad_content", field, fact) from error
 
 
 def _unify_calls(message: dict[str, Any], calls: list[dict[str, Any]], place: str) -> None:
