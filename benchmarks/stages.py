@@ -27,6 +27,7 @@ from pipeline import cli
 from pipeline.batch import Encoder
 from pipeline.preparation import Prepared, establish
 from pipeline.recipe import BUNDLED, recipe_of
+from pipeline.rules import Talk
 from pipeline.schema import read_conversation
 from pipeline.shards import open_shard
 from pipeline.source import read, survey
@@ -152,9 +153,7 @@ class _Stages:
         claims = self.encoder.rules.claims
         self.left["prepared"] = [
             [
-                Prepared(
-                    record, r.text, ts, [c for t in ts if t.outputs for c in claims(t, r.text)]
-                )
+                Prepared(record, r.text, ts, claims(Talk(r.text, ts, {})))
                 for record, r, ts in zip(*batch, strict=True)
             ]
             for batch in zip(batches, self.left["rendered"], self.left["turns"], strict=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.dataset import build_dataset
     from pipeline.policy import Policy
     from pipeline.recipe import load_template, make_recipe
+    from pipeline.reweighting import reweight_dataset
     from pipeline.rules import load_rules
     from pipeline.tokens import load_tokenizer
     from pipeline.tokens.certificate import find_certificate
@@ -40,6 +41,7 @@ __all__ = [
     "load_tokenizer",
     "make_recipe",
     "read_vocabulary",
+    "reweight_dataset",
 ]
 # Imported on first use: a command must start without what it does not need.
 _ROOMS = {
@@ -53,6 +55,7 @@ _ROOMS = {
     "load_tokenizer": "tokens",
     "make_recipe": "recipe",
     "read_vocabulary": "tokens.vocabulary",
+    "reweight_dataset": "reweighting",
 }
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from pipeline.columns import list_column, row_sums
 from pipeline.edges import CharacterSpans
 from pipeline.errors import InputError, RecordError
 from pipeline.pieces import encode_pieces
@@ -35,6 +36,9 @@ from pipeline.weights import IGNORED, Claimed, Weighed, weigh
 
 _GROUP = 1 << 22  # characters
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
+NOTHING_TO_TRAIN = RecordError(
+    "weigh", "nothing_to_train", "no token of it carries loss; drop the record or change the rules"
+)
 
 Counts: TypeAlias = "Counter[str]"
 
@@ -179,10 +183,13 @@ class Encoder:
         return self.tokenizer.encode([p.text for p in prepared], quoted=quoted)
 
     def rescale(self, prepared: list[Prepared], encoded: Encoded) -> tuple[list[Prepared], Encoded]:
-        """Fanned-out rows, divided so that a conversation weighs what it does rendered whole."""
+        """Fanned-out rows, divided so that a conversation weighs what it does rendered whole.
+
+        Before rules: so a row's own weights stay what they are under others.
+        """
         if not any(p.whole for p in prepared):
             return prepared, encoded
-        weights = _sums(self.weigh(prepared, encoded).loss_scale, encoded.firsts).tolist()
+        weights = row_sums(self.weigh(prepared, encoded).own, encoded.firsts).tolist()
         whole: Counter[tuple[str, int]] = Counter()
         fanned: Counter[tuple[str, int]] = Counter()
         for p, weight in zip(prepared, weights, strict=True):
@@ -199,81 +206,98 @@ class Encoder:
 
     def weigh(self, prepared: Sequence[Prepared], encoded: Encoded) -> Weighed:
         """Labels and weights of the batch; claims are in the order of ``rules.rules``."""
-        outputs = [
-            (row, *span) for row, p in enumerate(prepared) for t in p.turns for span in t.outputs
-        ]
-        claims: list[list[tuple[int, int, int]]] = [[] for _ in self.rules.rules]
-        for row, p in enumerate(prepared):
-            for rule, start, end in p.claims:
-                claims[rule].append((row, start, end))
-        scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
-        # A template may print messages in another order, and a pattern may search backwards.
-        outputs.sort()
-        for spans in claims:
-            spans.sort()
-        weighed = weigh(
-            encoded,
-            [p.text for p in prepared],
-            _character_spans(outputs),
-            [
-                Claimed(
-                    _character_spans(spans),
-                    rule.weight,
-                    edge=rule.edge or self.policy.edge,
-                    count=rule.count,
-                )
-                for spans, rule in zip(claims, self.rules.rules, strict=True)
-            ],
-            scales=_character_spans([scale[:3] for scale in scales]),
-            scale_weights=np.array([scale[3] for scale in scales], np.float32),
-            everything=self.rules.base == "all",
-        )
-        if self.policy.swift:
-            rows = [(p.text, p.turns) for p in prepared]
-            settle_stops(weighed, encoded, rows, everything=self.rules.base == "all")
-        return weighed
+        return weigh_rows(prepared, encoded, self.rules, self.policy)
 
     def tabulate(
         self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed
     ) -> tuple[pa.RecordBatch, list[Reject], Counts]:
         """The columns of a shard, rows that would train nothing apart, and what to count."""
-        weighted = _sums(weighed.loss_scale != 0, encoded.firsts)
-        counts = self._counts(prepared, encoded, weighed, weighted)
-        return *_rows(prepared, encoded, weighed, weighted), counts
+        weighted = row_sums(weighed.loss_scale != 0, encoded.firsts)
+        counts = count_rows(prepared, encoded, weighed, weighted, self.rules)
+        # Of a conversation in several rows, those that train nothing while others do.
+        training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
+        counts["untrained_rows"] = sum(
+            not some and _key(p) in training
+            for some, p in zip(weighted.tolist(), prepared, strict=True)
+        )
+        told = self.tokenizer.spelled(encoded).tolist()
+        texts = [None if t else p.text for t, p in zip(told, prepared, strict=True)]
+        return *_rows(prepared, encoded, weighed, weighted, texts), counts
 
-    def _counts(
-        self, prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, weighted: Any
-    ) -> Counts:
-        """Of the rows that carry loss: what trains, how starts were found, what rules claimed.
 
-        ``weighted`` are the tokens of each row that do not weigh 0.
-        """
-        kept = weighted > 0
-        targets = _sums(weighed.labels != IGNORED, encoded.firsts)[kept]
-        counts: Counts = Counter({f"encoded.{k}": n for k, n in asdict(encoded.paths).items()})
-        counts["rows"] = int(kept.sum())
-        counts["tokens"] = int(np.diff(encoded.firsts)[kept].sum())
-        counts["targets"] = int(targets.sum())
-        if any(rule.count for rule in self.rules.rules):
-            counts["counted_zeros"] = int((targets - weighted[kept]).sum())
-        counts["weight_sum"] = float(weighed.loss_scale.sum(dtype=np.float64))  # type: ignore[assignment] # floats add up too
-        counts["straddling.outputs"] = weighed.outputs.straddling
-        for keep, p in zip(kept.tolist(), prepared, strict=True):
-            if not keep:
-                continue
-            counts.update(p.counts)
-            for turn in p.turns:
-                if turn.outputs:
-                    counts["turns"] += 1
-                    counts[f"found.{turn.found}"] += 1
-                    counts["turns_without_stop"] += turn.stop < 0
-        for rule, spans, trained in zip(
-            self.rules.rules, weighed.claims, weighed.trained_claims, strict=True
-        ):
-            counts[f"rule.{rule.name}.spans"] = spans.spans
-            counts[f"rule.{rule.name}.tokens"] = trained
-            counts[f"rule.{rule.name}.straddling"] = spans.straddling
-        return counts
+def weigh_rows(
+    prepared: Sequence[Prepared], encoded: Encoded, rules: RuleSet, policy: Policy
+) -> Weighed:
+    """Labels and weights of the batch; claims are in the order of ``rules.rules``."""
+    outputs = [
+        (row, *span) for row, p in enumerate(prepared) for t in p.turns for span in t.outputs
+    ]
+    claims: list[list[tuple[int, int, int]]] = [[] for _ in rules.rules]
+    for row, p in enumerate(prepared):
+        for rule, start, end in p.claims:
+            claims[rule].append((row, start, end))
+    scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
+    # A template may print messages in another order, and a pattern may search backwards.
+    outputs.sort()
+    for spans in claims:
+        spans.sort()
+    everything = rules.base == "all"
+    weighed = weigh(
+        encoded,
+        [p.text for p in prepared],
+        _character_spans(outputs),
+        [
+            Claimed(
+                _character_spans(spans),
+                rule.weight,
+                edge=rule.edge or policy.edge,
+                count=rule.count,
+            )
+            for spans, rule in zip(claims, rules.rules, strict=True)
+        ],
+        scales=_character_spans([scale[:3] for scale in scales]),
+        scale_weights=np.array([scale[3] for scale in scales], np.float32),
+        everything=everything,
+    )
+    if policy.swift:
+        rows = [(p.text, p.turns) for p in prepared]
+        settle_stops(weighed, encoded, rows, everything=everything)
+    return weighed
+
+
+def count_rows(
+    prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, weighted: Any, rules: RuleSet
+) -> Counts:
+    """Of the rows that carry loss: what trains, how starts were found, what rules claimed.
+
+    ``weighted`` are the tokens of each row that do not weigh 0.
+    """
+    kept = weighted > 0
+    targets = row_sums(weighed.labels != IGNORED, encoded.firsts)[kept]
+    counts: Counts = Counter({f"encoded.{k}": n for k, n in asdict(encoded.paths).items()})
+    counts["rows"] = int(kept.sum())
+    counts["tokens"] = int(np.diff(encoded.firsts)[kept].sum())
+    counts["targets"] = int(targets.sum())
+    if any(rule.count for rule in rules.rules):
+        counts["counted_zeros"] = int((targets - weighted[kept]).sum())
+    counts["weight_sum"] = float(weighed.loss_scale.sum(dtype=np.float64))  # type: ignore[assignment] # floats add up too
+    counts["straddling.outputs"] = weighed.outputs.straddling
+    for keep, p in zip(kept.tolist(), prepared, strict=True):
+        if not keep:
+            continue
+        counts.update(p.counts)
+        for turn in p.turns:
+            if turn.outputs:
+                counts["turns"] += 1
+                counts[f"found.{turn.found}"] += 1
+                counts["turns_without_stop"] += turn.stop < 0
+    for rule, spans, trained in zip(
+        rules.rules, weighed.claims, weighed.trained_claims, strict=True
+    ):
+        counts[f"rule.{rule.name}.spans"] = spans.spans
+        counts[f"rule.{rule.name}.tokens"] = trained
+        counts[f"rule.{rule.name}.straddling"] = spans.straddling
+    return counts
 
 
 def _rebuild(
@@ -306,48 +330,34 @@ def _character_spans(spans: list[tuple[int, int, int]]) -> CharacterSpans:
     return CharacterSpans(flat[:, 0], flat[:, 1], flat[:, 2])
 
 
-def _sums(values: Any, firsts: Any) -> Any:
-    """The sum of *values* over each row of a flat batch; 0 for an empty row."""
-    dtype = np.int64 if values.dtype == np.bool_ else np.float64
-    sums = np.zeros(len(firsts) - 1, dtype)
-    filled = firsts[:-1] < firsts[1:]
-    # Row by row: the difference of running sums would lose a row next to one of huge weights.
-    if filled.any():
-        sums[filled] = np.add.reduceat(values, firsts[:-1][filled], dtype=dtype)
-    return sums
-
-
 def _rows(
-    prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, weighted: Any
+    prepared: Sequence[Prepared],
+    encoded: Encoded,
+    weighed: Weighed,
+    weighted: Any,
+    texts: Sequence[str | None],
 ) -> tuple[pa.RecordBatch, list[Reject]]:
     """The batch's columns, from flat buffers; a row that would train nothing is a reject."""
-    nothing = RecordError(
-        "weigh",
-        "nothing_to_train",
-        "no token of it carries loss; drop the record or change the rules",
-    )
     # Of a conversation in several rows some may train: then the others are only left out.
     training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
     untrained = {_key(p): p.record for p in prepared if _key(p) not in training}
-    rejects = [reject(record, nothing) for record in untrained.values()]
+    rejects = [reject(record, NOTHING_TO_TRAIN) for record in untrained.values()]
     firsts = encoded.firsts
     columns = [
-        _lists(firsts, encoded.ids),
-        _lists(firsts, weighed.labels),
-        _lists(firsts, weighed.loss_scale),
+        list_column(firsts, encoded.ids),
+        list_column(firsts, weighed.labels),
+        list_column(firsts, weighed.loss_scale),
         pa.array(np.diff(firsts).astype(np.int32)),
-        pa.array(_sums(weighed.labels != IGNORED, firsts).astype(np.int32)),
-        pa.array(_sums(weighed.loss_scale, firsts).astype(np.float32)),
+        pa.array(row_sums(weighed.labels != IGNORED, firsts).astype(np.int32)),
+        pa.array(row_sums(weighed.loss_scale, firsts).astype(np.float32)),
         pa.array([p.record.source for p in prepared], pa.string()),
         pa.array([p.record.row for p in prepared], pa.int64()),
+        pa.array(texts, pa.string()),
+        pa.array([p.fields for p in prepared], pa.string()),
         _regions(prepared),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
     return (batch if (weighted > 0).all() else batch.filter(pa.array(weighted > 0))), rejects
-
-
-def _lists(firsts: Any, values: Any) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(firsts.astype(np.int32)), pa.array(values))
 
 
 def _regions(prepared: Sequence[Prepared]) -> pa.ListArray:

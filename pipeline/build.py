@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.dataset import SHARD_SIZE, Built, build_dataset
-from pipeline.errors import BuildError
+from pipeline.dataset import SHARD_SIZE, build_dataset, require_few_rejects
+from pipeline.engine import local
 from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.shards import FORMATS
 from pipeline.summary import summarize, summarize_as_json
@@ -35,19 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(summarize_as_json(built.manifest, args.output, built.rejects, built.timing))
     elif not args.quiet:
         print(summarize(built.manifest, args.output, built.rejects, built.timing))
-    return _verdict(built, args.max_reject_rate)
-
-
-def _verdict(built: Built, allowed: float) -> int:
-    counts = built.manifest.counts
-    rejected, conversations = counts.get("rejects", 0), counts.get("conversations", 0)
-    if rejected <= allowed * conversations:
-        return 0
-    raise BuildError(
-        f"{built.rejects}: {rejected:,} of {conversations:,} conversations were rejected "
-        f"({rejected / conversations:.2%}), more than {allowed:.2%}; the shards are whole without "
-        "them: mend the records, or allow more with --max-reject-rate"
-    )
+    require_few_rejects(built, allowed=args.max_reject_rate)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("shards"), metavar="DIR")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
     parser.add_argument(
-        "--workers", type=cli.positive, default=cpus(), metavar="N", help="processes (default: all)"
+        "--workers",
+        type=cli.positive,
+        default=local.cpus(),
+        metavar="N",
+        help="processes (default: all)",
     )
     parser.add_argument(
         "--shard-size",
@@ -96,13 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
     return parser
-
-
-def cpus() -> int:
-    """The CPUs that this process may use, which in a container are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -61,8 +61,13 @@ def make_parser(command: str, summary: str) -> argparse.ArgumentParser:
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that decide how conversations become rows."""
+    """The flags that decide how conversations become rows, and what their tokens weigh."""
     add_rule_flags(parser)
+    add_render_flags(parser)
+
+
+def add_render_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that decide how conversations become text."""
     parser.add_argument(
         "--tokenizer",
         metavar="DIR_OR_HUB_ID",
@@ -139,6 +144,11 @@ def add_rule_flags(parser: argparse.ArgumentParser) -> None:
         "their weights multiply; ms-swift's JSON configs too "
         "(default: none, every assistant token weighs 1)",
     )
+    add_edge_flags(parser)
+
+
+def add_edge_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that decide over edges, and what stays of a record."""
     parser.add_argument(
         "--edge",
         choices=EDGES,

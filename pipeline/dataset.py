@@ -11,7 +11,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline.engine import local
-from pipeline.errors import ConfigurationError, EngineMismatch
+from pipeline.errors import BuildError, ConfigurationError, EngineMismatch
 from pipeline.manifest import Manifest, make_manifest, write_manifest
 from pipeline.output import (
     SPOOL,
@@ -27,7 +27,7 @@ from pipeline.shards import write_arrow_state
 from pipeline.source import survey
 from pipeline.source.inputs import WORK
 from pipeline.summary import Timing
-from pipeline.task import Job, TaskDone
+from pipeline.task import BuildJob, TaskDone
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
 
@@ -91,6 +91,18 @@ def build_dataset(
     return Built(manifest, rejects, _timed(started, done, built))
 
 
+def require_few_rejects(built: Built, *, allowed: float) -> None:
+    """BuildError where more than that share of the conversations was rejected."""
+    counts = built.manifest.counts
+    rejected, conversations = counts.get("rejects", 0), counts.get("conversations", 0)
+    if rejected > allowed * conversations:
+        raise BuildError(
+            f"{built.rejects}: {rejected:,} of {conversations:,} conversations were rejected "
+            f"({rejected / conversations:.2%}), more than {allowed:.2%}; the shards are whole "
+            "without them: mend the records, or allow more with --max-reject-rate"
+        )
+
+
 def _run(
     plan: Plan,
     recipe: Recipe,
@@ -102,7 +114,7 @@ def _run(
     """All tasks' results in order, and those of them that this run has built."""
     opened = open_output(output, plan)
     shown.update(sum(d.counts.get("conversations", 0) for d in opened.done))
-    job = Job(recipe, certificate, output, plan.fingerprint)
+    job = BuildJob(recipe, certificate, output, plan.fingerprint)
 
     def tell(records: int) -> None:
         shown.update(records)

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.edges import TokenSpans
+from pipeline.policy import Policy
 from pipeline.preparation import Prepared
 from pipeline.regions import TEMPLATE, Region, Turn
-from pipeline.rules import Rule
+from pipeline.rules import Rule, RuleSet
 from pipeline.spans import Span
 from pipeline.tokens.encoded import Encoded
 from pipeline.tokens.offsets import character_starts
@@ -99,17 +100,23 @@ def explain(
     weighed: Weighed,
     *,
     regions: Iterable[Region],
-    rules: Sequence[Rule],
+    rules: RuleSet,
+    policy: Policy,
     place: str,
 ) -> Explanation:
-    """The explanation of a batch of one row; *weighed* is by these *rules*."""
+    """The explanation of a batch of one row; *weighed* is by these *rules* and this *policy*."""
     leads = character_starts(prepared.text)
     edges = np.concatenate((encoded.starts[:1], encoded.ends))
     tiles = _tile(regions, len(prepared.text))
     owners = [tiles[i] for i in _tiles_of(tiles, leads, edges)]
     firsts = (np.searchsorted(leads, edges[:-1], side="right") - 1).tolist()
     stops = np.searchsorted(leads, edges[1:], side="left").tolist()
-    trainable, reasons = _reasons(prepared, weighed, rules, leads, edges)
+    trainable, reasons = _reasons(prepared, weighed, rules, policy, leads, edges)
+    if policy.swift:
+        reasons = [
+            "stop token as ms-swift weighs it" if owner.name == "stop" and trained else reason
+            for owner, trained, reason in zip(owners, trainable, reasons, strict=True)
+        ]
     text = encoded.text.tobytes()
     tokens = tuple(
         ExplainedToken(
@@ -188,12 +195,17 @@ def _share(
 def _reasons(
     prepared: Prepared,
     weighed: Weighed,
-    rules: Sequence[Rule],
+    rules: RuleSet,
+    policy: Policy,
     leads: npt.NDArray[np.int64],
     edges: npt.NDArray[np.int64],
 ) -> tuple[list[bool], list[str]]:
     """For each token whether it is trainable, and why it weighs what it weighs."""
+    everything = rules.base == "all"
     outputs: list[Span] = [span for turn in prepared.turns for span in turn.outputs]
+    if everything:
+        outputs = [Span(0, len(prepared.text))]
+    speaker = "all" if everything else "assistant"
     base = _share(outputs, weighed.outputs, leads, edges)
     claims = [
         _share([c[1:] for c in prepared.claims if c.rule == i], tokens, leads, edges)
@@ -211,11 +223,11 @@ def _reasons(
             told = [
                 f"own weight ×{own[i]:g}" if own[i] != 1 else "",
                 *(
-                    _claimed(rule, share, i, size)
-                    for rule, share in zip(rules, claims, strict=True)
+                    _claimed(rule, rule.edge or policy.edge, share, i, size)
+                    for rule, share in zip(rules.rules, claims, strict=True)
                 ),
             ]
-            reasons.append(", ".join(filter(None, [f"assistant{_part(base, i, size)}", *told])))
+            reasons.append(", ".join(filter(None, [f"{speaker}{_part(base, i, size)}", *told])))
         elif base.inside[i]:
             fact = "cut by the header" if cut[i] else "mostly past the output"
             reasons.append(fact + _part(base, i, size))
@@ -224,9 +236,13 @@ def _reasons(
     return trainable, reasons
 
 
-def _claimed(rule: Rule, share: _Share, token: int, size: int) -> str:
+def _claimed(rule: Rule, edge: str, share: _Share, token: int, size: int) -> str:
     if share.given[token]:
-        return f"{rule.name} ×{rule.weight:g}{_part(share, token, size)}"
+        factor = rule.weight
+        if edge == "fraction":
+            factor = 1 + (factor - 1) * int(share.inside[token]) / size
+        counted = " (counted)" if rule.count else ""
+        return f"{rule.name} ×{factor:g}{counted}{_part(share, token, size)}"
     return f"not {rule.name}{_part(share, token, size)}" if share.inside[token] else ""
 
 
@@ -255,11 +271,13 @@ def _turn_facts(
         yield f"message {turn.message}", "; ".join(facts)
 
 
-def _rule_facts(rules: Sequence[Rule], weighed: Weighed) -> Iterator[tuple[str, str]]:
+def _rule_facts(rules: RuleSet, weighed: Weighed) -> Iterator[tuple[str, str]]:
     """A line for each rule: what it claimed here."""
-    if not rules:
+    if rules.base == "all":
+        yield "base", "all: every token but the first weighs 1"
+    elif not rules.rules:
         yield "rules", "none: what the assistant generates weighs 1"
-    for rule, spans in zip(rules, weighed.claims, strict=True):
+    for rule, spans in zip(rules.rules, weighed.claims, strict=True):
         tokens = int((spans.stops - spans.firsts).sum())
         cut = f"; {spans.straddling:,} across an edge" if spans.straddling else ""
         claimed = f"{_count(spans.spans, 'span')}, {_count(tokens, 'token')}{cut}"

@@ -23,21 +23,30 @@ class Policy:
     what the message itself says. ``stop_tokens`` end a turn to which the template gives none (GLM's
     next role marker), and are appended to a text that ends without. ``trailing``: the template's
     white space after a stop token is trained too. ``edge`` decides over tokens across an edge where
-    a rule does not. ``profile``: ``ms-swift`` counts rounds and weighs stop tokens as it does.
-    ``keep`` are fields of the record that stay with its row, for rules to come.
-    ConfigurationError for another word.
+    a rule does not. ``profile``: ``ms-swift`` counts rounds and weighs stop tokens as it does, and
+    decides what is left open: ``edge`` split, ``trailing``, control tokens allowed. ``keep`` are
+    fields of the record that stay with its row, for rules to come. ConfigurationError for another
+    word.
     """
 
     turns: str = TURNS[0]
-    control_tokens: str = CONTROL_TOKENS[0]
+    control_tokens: str = ""
     unsure: str = UNSURE[0]
     stop_tokens: tuple[str, ...] = ()
-    trailing: bool = False
-    edge: str = EDGES[0]
+    trailing: bool | None = None
+    edge: str = ""
     profile: str = PROFILES[0]
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, ours, theirs in (
+            ("control_tokens", CONTROL_TOKENS[0], "allow"),
+            ("edge", EDGES[0], "split"),
+        ):
+            if not getattr(self, name):
+                object.__setattr__(self, name, theirs if self.swift else ours)
+        if self.trailing is None:
+            object.__setattr__(self, "trailing", self.swift)
         for name, known in (
             ("turns", TURNS),
             ("control_tokens", CONTROL_TOKENS),

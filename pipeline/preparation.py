@@ -32,7 +32,7 @@ from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
-from pipeline.swift import exempt_weighted
+from pipeline.swift import exempt_weighted, own_weights
 from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
 from pipeline.turns import establish_turns
@@ -86,8 +86,7 @@ class Preparation:
         for token in policy.stop_tokens:
             if token not in tokenizer.control_tokens:
                 raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
-        _require_turns(policy, rules)
-        self.kept = tuple(sorted({*rules.fields, *policy.keep}))
+        require_turns(policy, rules)
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -175,16 +174,20 @@ class Preparation:
             sure=self.policy.unsure == "reject",
         )
         text, turns = self._close(rendered.text, turns, conversation, following)
+        turns = _find_told(conversation, turns, text)
         parts = find_parts(weights, traced) if traced else {}
         if places:
             places, late = with_stops(places, text, stops=self.stops, tokenizer=self.tokenizer)
             if late:
                 return self._row(record, given, supervised, cut=cut, whole=whole | late)
             parts = scale_places(parts, places, turns)
-        fields = self._fields(record)
+        fields = decode(record) if self.rules.fields or self.policy.keep else {}
         claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
         if self.policy.swift:
-            claims = exempt_weighted(claims, turns, conversation, self.rules)
+            weighted, switched = own_weights(conversation)
+            claims = exempt_weighted(
+                claims, turns, self.rules, weighted=weighted, switched=switched
+            )
             claims = exempt_sampled(claims, places, self.rules)
         scales = scale_turns(
             turns,
@@ -203,19 +206,11 @@ class Preparation:
             quoted,
             find_cuts(text, turns, scales, claims, self.rules, edge=self.policy.edge),
             places,
-            msgspec.json.encode(fields, order="sorted").decode() if fields else None,
+            _kept(fields, self.policy.keep),
             self._count(conversation, turns, text, quoted),
             weights=weights,
             parts=parts,
         )
-
-    def _fields(self, record: Record) -> dict[str, Any]:
-        """The record's fields that rules may ask for, by dotted path."""
-        if not self.kept:
-            return {}
-        value = decode(record)
-        found = {path: field_of(value, path) for path in self.kept}
-        return {path: value for path, value in found.items() if value is not None}
 
     def _quoted(
         self, conversation: Conversation, traced: Rendered, places: Sequence[Place]
@@ -272,6 +267,11 @@ class Preparation:
             self.surroundings.rewrites(setting, turn.message) for turn in turns if turn.outputs
         )
         counts["quoted_control_tokens"] = len(quoted)
+        weights = conversation.weights or _NONE
+        counts["weighted_inputs"] = sum(
+            weight > 0 and conversation.messages[index]["role"] != "assistant"
+            for index, weight in weights.messages.items()
+        )
         written = {turn.message: turn.ranges for turn in turns}
         for index, message in enumerate(conversation.messages):
             if len(message) > 2 or "</think>" in (message.get("content") or ""):
@@ -312,6 +312,33 @@ def establish(
     return find(_combined(rendered, traced), sure=sure)
 
 
+def _find_told(conversation: Conversation, turns: Sequence[Turn], text: str) -> list[Turn]:
+    """The turns, and those of messages that a template prints outside of its loop.
+
+    Most do so with a system text. What stands once in the text that nobody owns is the message's;
+    what it says twice, or somebody else too, stays nobody's.
+    """
+    owners = {turn.message for turn in turns}
+    lost = [
+        (index, message["role"], message["content"].strip())
+        for index, message in enumerate(conversation.messages)
+        if index not in owners
+        and message["role"] != "assistant"
+        and isinstance(message.get("content"), str)
+    ]
+    if not any(said for _, _, said in lost):
+        return list(turns)
+    gaps = subtract([Span(0, len(text))], sorted(s for turn in turns for s in turn.ranges))
+    found: list[Turn] = []
+    for index, role, said in lost:
+        at = [(gap, text.find(said, gap.start, gap.end)) for gap in gaps] if said else []
+        at = [(gap, start) for gap, start in at if start >= 0]
+        if len(at) == 1 and text.find(said, at[0][1] + 1, at[0][0].end) < 0:
+            span = Span(at[0][1], at[0][1] + len(said))
+            found.append(Turn(index, role, [span], [], -1, "", False))
+    return sorted([*turns, *found], key=lambda turn: turn.message)
+
+
 def _combined(rendered: Rendered, traced: Rendered) -> Rendered:
     """What the hooks saw, and where they saw nothing of a message, what tracing found.
 
@@ -340,6 +367,16 @@ def _lost(message: Mapping[str, Any], text: str, ranges: Sequence[Span]) -> Iter
         reasoning = before.rpartition("<think>")[2]
     if reasoning.strip() and reasoning.strip() not in text:
         yield "unrendered.reasoning"
+
+
+def _kept(fields: Mapping[str, Any], keep: Sequence[str]) -> str | None:
+    """The record's fields that stay with its row, as JSON, by dotted path; None where it has none.
+
+    Independent of rules, so that rows can be weighed by others.
+    """
+    found = {path: field_of(fields, path) for path in keep}
+    held = {path: value for path, value in found.items() if value is not None}
+    return msgspec.json.encode(held, order="sorted").decode() if held else None
 
 
 def _until(conversation: Conversation, last: int) -> Conversation:
@@ -386,7 +423,7 @@ def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) ->
     ]
 
 
-def _require_turns(policy: Policy, rules: RuleSet) -> None:
+def require_turns(policy: Policy, rules: RuleSet) -> None:
     """Raises ConfigurationError where rows of one turn each leave the rules' base no meaning."""
     if rules.base == "assistant" or policy.turns == TURNS[0]:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError, TemplateError
-from pipeline.policy import CONTROL_TOKENS, EDGES, Policy
+from pipeline.policy import Policy
 from pipeline.rules import RuleSet, load_rules
 from pipeline.template import Template
 from pipeline.tokens.vocabulary import (
@@ -67,7 +67,7 @@ def make_recipe(
         templates=_templates(vocabulary, chat_template),
         variables={**vocabulary.special_tokens, **template_kwargs},
         date=date,
-        rules=load_rules(rules, swift=policy is not None and policy.swift),
+        rules=load_rules(rules, profile=policy.profile if policy else ""),
         schema=schema,
         form=form,
         policy=policy or Policy(),
@@ -102,15 +102,14 @@ def recipe_of(args: argparse.Namespace, *, form: str = "parquet") -> Recipe:
 
 
 def policy_of(args: argparse.Namespace) -> Policy:
-    """The policy that the flags name; a profile decides what they leave open."""
-    swift = args.profile == "ms-swift"
+    """The policy that the flags name."""
     return Policy(
         turns=args.turns,
-        control_tokens=args.control_tokens or ("allow" if swift else CONTROL_TOKENS[0]),
+        control_tokens=args.control_tokens or "",
         unsure=args.unsure,
         stop_tokens=tuple(args.stop_token),
-        trailing=args.train_trailing or swift,
-        edge=args.edge or ("split" if swift else EDGES[0]),
+        trailing=args.train_trailing or None,
+        edge=args.edge or "",
         profile=args.profile,
         keep=tuple(args.keep),
     )

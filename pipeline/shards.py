@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.errors import BuildError
 
 FORMATS = ("parquet", "arrow")
 SPLIT = "train"
@@ -40,6 +42,8 @@ SCHEMA = pa.schema(
         ("weight_sum", pa.float32()),
         ("source", pa.string()),
         ("row", pa.int64()),
+        ("text", pa.string()),
+        ("fields", pa.string()),
         ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
@@ -79,6 +83,31 @@ class ShardWriter:
         if self.batches:
             self.sink.write_table(pa.Table.from_batches(self.batches).combine_chunks())
         self.batches, self.tokens = [], 0
+
+
+def read_groups(path: Path, form: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Those columns of a shard's row groups, one at a time; BuildError where it has another schema.
+
+    Raises OSError or ArrowException for what is no shard.
+    """
+    if form == "parquet":
+        with pq.ParquetFile(path) as file:
+            _require_schema(path, file.schema_arrow)
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns, use_threads=False)
+    else:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as batches:
+            _require_schema(path, batches.schema)
+            for batch in batches:
+                yield pa.Table.from_batches([batch]).select(columns)
+
+
+def _require_schema(path: Path, found: pa.Schema) -> None:
+    if not found.equals(SCHEMA):
+        raise BuildError(
+            f"{path}: not a shard of this version, whose columns are {', '.join(SCHEMA.names)}; "
+            "build it again"
+        )
 
 
 @contextmanager

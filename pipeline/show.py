@@ -150,7 +150,8 @@ def explain_record(record: Record, encoder: Encoder, *, turn: int | None = None)
             for turn in one.turns
             for region in cut_regions(divide(turn, one.text), one.scales)
         ],
-        rules=encoder.rules.rules,
+        rules=encoder.rules,
+        policy=encoder.policy,
         place=record.place,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from pipeline.batch import Encoder
 from pipeline.errors import BuildError, ConfigurationError, InputError, RecordError
@@ -16,13 +17,14 @@ from pipeline.manifest import NAME, Manifest, read_manifest
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, Recipe
-from pipeline.regions import Region, restore_turns
+from pipeline.regions import Region
 from pipeline.reject import reject
-from pipeline.rules import RuleSet, Talk, compose, load_rules, parse_rule_file
-from pipeline.scales import restore_scales
+from pipeline.restoration import Restoration, Restored
+from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
+from pipeline.shards import SCHEMA
 from pipeline.source.record import Record, decode
 from pipeline.task import make_encoder
-from pipeline.tokens import Encoded, EncodeFailure
+from pipeline.tokens import EncodeFailure
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
 _NO_DATE = "1970-01-01"  # nothing is rendered again
@@ -45,6 +47,7 @@ class _StoredRow(msgspec.Struct):
     source: str
     row: int
     spans: list[_StoredSpan]
+    text: str | None = None
 
 
 def explain_row(
@@ -61,26 +64,32 @@ def explain_row(
             f"{record.source}; show it in the folder of a finished build"
         )
     row = _stored(record)
-    encoder = make_encoder(_recipe_of(manifest, folder, tokenizer))
+    encoder = make_encoder(
+        recipe_of_manifest(manifest, _rules_of(manifest, folder), tokenizer=tokenizer)
+    )
     origin = f"{row.source}[{row.row}]"
-    text, encoded = _restore(row, encoder, place=record.place, origin=origin)
-    regions = [Region(s.message, s.role, s.region, s.start, s.end, s.weight) for s in row.spans]
-    prepared = _prepare(record, text, regions, encoder.rules)
+    restored = _restore(record, row, encoder, origin=origin)
+    encoded = restored.encoded
+    prepared = _prepare(record, restored, encoder.rules, encoder.policy)
     stored = np.array(row.loss_scale, np.float32)
     weighed = encoder.weigh([prepared], encoded)
     _require_weights(stored, weighed.loss_scale, place=record.place, origin=origin)
     if rules:
         encoder = Encoder(
-            encoder.tokenizer, encoder.template, load_rules(rules), policy=encoder.policy
+            encoder.tokenizer,
+            encoder.template,
+            load_rules(rules, profile=encoder.policy.profile),
+            policy=encoder.policy,
         )
-        prepared = _prepare(record, text, regions, encoder.rules)
+        prepared = _prepare(record, restored, encoder.rules, encoder.policy)
         weighed = encoder.weigh([prepared], encoded)
     return explain(
         prepared,
         encoded,
         weighed,
-        regions=regions,
-        rules=encoder.rules.rules,
+        regions=[Region(s.message, s.role, s.region, s.start, s.end, s.weight) for s in row.spans],
+        rules=encoder.rules,
+        policy=encoder.policy,
         place=f"{record.place}, made of {origin}"
         + (", under other rules than its own" if rules else ""),
     )
@@ -95,18 +104,25 @@ def _stored(record: Record) -> _StoredRow:
         ) from error
 
 
-def _recipe_of(manifest: Manifest, folder: Path, tokenizer: str | None) -> Recipe:
-    """The recipe of a build, as its manifest tells it; the tokenizer's files are not in there."""
-    files = [
+def _rules_of(manifest: Manifest, folder: Path) -> RuleSet:
+    """The rules of a build, as its manifest tells them."""
+    return compose(
         parse_rule_file(text, place=f"{folder / NAME}: rules.{name}", name=name)
         for name, text in manifest.rules.items()
-    ]
+    )
+
+
+def recipe_of_manifest(manifest: Manifest, rules: RuleSet, *, tokenizer: str | None) -> Recipe:
+    """The recipe of a build, with *rules*; the *tokenizer*'s files are not in its manifest.
+
+    Raises ConfigurationError where that is another one than the build's.
+    """
     return Recipe(
         vocabulary=_vocabulary_of(manifest, tokenizer),
         templates=manifest.chat_templates,
         variables=manifest.template_variables,
         date=_NO_DATE,
-        rules=compose(files),
+        rules=rules,
         schema="auto",
         form=manifest.format,
         policy=policy_of(manifest),
@@ -131,33 +147,31 @@ def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
     )
 
 
-def _restore(row: _StoredRow, encoder: Encoder, *, place: str, origin: str) -> tuple[str, Encoded]:
-    """The text of a row's ids, which must encode to these ids again."""
+def _restore(record: Record, row: _StoredRow, encoder: Encoder, *, origin: str) -> Restored:
+    """The row before it was weighed; its text must encode to its ids again."""
     tokenizer, ids = encoder.tokenizer, np.array(row.input_ids, np.int64)
-    known = bool(len(ids)) and ids.min() >= 0 and ids.max() < tokenizer.size
-    text = tokenizer.decode(row.input_ids) if known else ""
+    restoration = Restoration(tokenizer.vocabulary, tokenizer=tokenizer)
     try:
-        quoted = tokenizer.quotes(text, row.input_ids) if known else []
-        encoded = tokenizer.encode([text], quoted={0: quoted})
-    except EncodeFailure:
+        value = record.value or {}  # which lacks what is null
+        columns = {name: [value.get(name)] for name in SCHEMA.names}
+        restored = restoration.restore(pa.Table.from_pydict(columns, SCHEMA))
+        quoted = tokenizer.quotes(restored.texts[0], row.input_ids)
+        encoded = tokenizer.encode(restored.texts, quoted={0: quoted})
+    except (InputError, EncodeFailure, pa.ArrowException):
         encoded = tokenizer.encode([""])
-    fits = all(0 <= span.start <= span.end <= len(text) for span in row.spans)
-    if known and fits and np.array_equal(encoded.ids, ids):
-        return text, encoded
+    if len(ids) and np.array_equal(encoded.ids, ids):
+        return restored
     raise InputError(
-        f"{place}: its text cannot be had back from its ids: the tokenizer normalized it, or the "
-        f"shard is damaged; show the source record, {origin}"
+        f"{record.place}: its text cannot be had back from its ids: the shard is damaged; show the "
+        f"source record, {origin}"
     )
 
 
-def _prepare(record: Record, text: str, regions: Sequence[Region], rules: RuleSet) -> Prepared:
-    fields: dict[str, Any] = {}
-    turns = list(restore_turns(regions))
+def _prepare(record: Record, restored: Restored, rules: RuleSet, policy: Policy) -> Prepared:
     try:
-        claims = rules.claims(Talk(text, turns, fields))
+        return restored.prepare(0, rules, policy)
     except RecordError as error:
         raise InputError(reject(record, error).message) from error
-    return Prepared(record, text, turns, claims, restore_scales(regions))
 
 
 def _require_weights(stored: Any, computed: Any, *, place: str, origin: str) -> None:

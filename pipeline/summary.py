@@ -46,6 +46,9 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
         lines.append((f"rule {name}", told))
     lines += _turn_lines(counts)
     lines.append(("rejects", _reject_line(counts, rejects)))
+    if counts.get("missing"):
+        told = f"{counts['missing']:,}: rules before these rejected them; build anew to have them"
+        lines.append(("missing", told))
     lines.append(("speed", _speed_line(timing)))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)

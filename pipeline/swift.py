@@ -8,7 +8,7 @@ base leaves out, and stop tokens weigh 1 whatever their message weighs.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,25 +22,35 @@ _NUMBERS = ("weight", "loss_scale")
 _SWITCHES = ("train", "loss")
 
 
+def own_weights(conversation: Conversation) -> tuple[set[int], set[int]]:
+    """The messages that have a number for a weight, and those that are switched on."""
+    messages = list(enumerate(conversation.messages))
+    numbers = {i for i, m in messages if any(m.get(key) is not None for key in _NUMBERS)}
+    return numbers, {i for i, m in messages if any(m.get(key) for key in _SWITCHES)}
+
+
 def exempt_weighted(
-    claims: Sequence[Claim], turns: Sequence[Turn], conversation: Conversation, rules: RuleSet
+    claims: Sequence[Claim],
+    turns: Sequence[Turn],
+    rules: RuleSet,
+    *,
+    weighted: Collection[int],
+    switched: Collection[int] = (),
 ) -> list[Claim]:
-    """The claims without those on messages that have a weight, or are switched on, themselves."""
+    """The claims without those on messages that have a weight, or are *switched* on, themselves."""
     history = {m.first for m in rules.matchers if m.entry.scope == "history"}
     starts, ends, owners = [], [], []
     for turn in sorted(turns, key=lambda turn: turn.ranges[0].start):
         for start, end in turn.outputs:
             starts.append(start)
             ends.append(end)
-            owners.append(conversation.messages[turn.message])
+            owners.append(turn.message)
     kept: list[Claim] = []
     for claim in claims:
         i = bisect_right(starts, claim.start) - 1
-        if i >= 0 and claim.start < ends[i]:
-            keys = _SWITCHES if claim.rule in history else _NUMBERS
-            if any(owners[i].get(key) for key in keys):
-                continue
-        kept.append(claim)
+        own = switched if claim.rule in history else weighted
+        if i < 0 or claim.start >= ends[i] or owners[i] not in own:
+            kept.append(claim)
     return kept
 
 

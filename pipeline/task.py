@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.batch import Encoder
+from pipeline.batch import EncodedBatch, Encoder
 from pipeline.plan import Task
 from pipeline.recipe import Recipe
 from pipeline.shards import file_digest, open_shard, replace, shard_name, write_json
@@ -18,15 +18,43 @@ from pipeline.source.inputs import WORK
 from pipeline.template import Template
 from pipeline.tokens import Certificate, load_tokenizer
 
+Progress = Callable[[int], None]  # is told numbers of records
+Complete = Callable[[Task, Progress], "TaskDone"]
+
+
+class Job(Protocol):
+    """What the tasks of one run share; picklable, sent to each worker once."""
+
+    def begin(self) -> Complete:
+        """What does one task after another; a worker calls it once, to load what takes long."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What every task of a build shares; picklable, sent to each worker once."""
+class BuildJob:
+    """Shards from conversations."""
 
     recipe: Recipe
     certificate: Certificate
     output: Path
     fingerprint: str
+
+    def begin(self) -> Complete:
+        """Loads the tokenizer and the templates."""
+        encoder = make_encoder(self.recipe, self.certificate)
+
+        def build(task: Task, progress: Progress) -> TaskDone:
+            records = (batch for piece in task.pieces for batch in read(piece))
+            return complete(
+                task,
+                map(encoder.encode, records),
+                output=self.output,
+                form=self.recipe.form,
+                fingerprint=self.fingerprint,
+                progress=progress,
+            )
+
+        return build
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +102,29 @@ def reject_file(output: Path, index: int) -> Path:
 
 
 def complete(
-    task: Task, job: Job, encoder: Encoder, *, progress: Callable[[int], None]
+    task: Task,
+    batches: Iterable[EncodedBatch],
+    *,
+    output: Path,
+    form: str,
+    fingerprint: str,
+    progress: Progress,
 ) -> TaskDone:
-    """Builds one shard; *progress* is told the number of records after each batch."""
-    name = shard_name(job.recipe.form, task.index, task.count)
-    work = job.output / WORK
-    path, rejects = job.output / name, reject_file(job.output, task.index)
+    """Writes one shard of *batches*; *progress* is told the number of records after each."""
+    name = shard_name(form, task.index, task.count)
+    work = output / WORK
+    path, rejects = output / name, reject_file(output, task.index)
     counts: Counter[str] = Counter()
     unfinished = rejects.with_suffix(".tmp")
     with (
-        open_shard(path, job.recipe.form, temporary=work / f"{name}.tmp") as shard,
+        open_shard(path, form, temporary=work / f"{name}.tmp") as shard,
         unfinished.open("wb") as left_out,
     ):
-        for piece in task.pieces:
-            for records in read(piece):
-                encoded = encoder.encode(records)
-                shard.write(encoded.rows)
-                left_out.writelines(r.to_json() for r in encoded.rejects)
-                counts.update(encoded.counts)
-                progress(len(records))
+        for batch in batches:
+            shard.write(batch.rows)
+            left_out.writelines(r.to_json() for r in batch.rejects)
+            counts.update(batch.counts)
+            progress(batch.counts["conversations"])
     replace(unfinished, rejects)
     done = TaskDone(
         index=task.index,
@@ -101,7 +133,7 @@ def complete(
         bytes=path.stat().st_size,
         sha256=file_digest(path),
         counts=dict(sorted(counts.items())),
-        fingerprint=job.fingerprint,
+        fingerprint=fingerprint,
     )
-    write_json(sidecar(job.output, task.index), asdict(done))
+    write_json(sidecar(output, task.index), asdict(done))
     return done

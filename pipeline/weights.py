@@ -146,6 +146,12 @@ def _spread(
     borders = np.concatenate(([0], edges.T.ravel(), [len(encoded.text)])).astype(np.int64)
     values = np.ones(len(borders) - 1, np.float32)
     values[1::2] = weights
+    # Tiles of one weight are one: where else a text was cut (`spans` is, at regions) says nothing.
+    begins = np.append(True, np.diff(borders[:-1]) > 0)  # of several at one place the last counts
+    values = values[np.append(np.flatnonzero(begins)[1:] - 1, len(values) - 1)]
+    borders = np.append(borders[:-1][begins], borders[-1])
+    begins = np.append(True, values[1:] != values[:-1])
+    values, borders = values[begins], np.append(borders[:-1][begins], borders[-1])
     # Where the last byte of each token lies, and of those that a border cuts, all that they touch.
     last = np.searchsorted(borders, ends - 1, side="right") - 1
     starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
@@ -161,7 +167,6 @@ def _spread(
     spread = values[last] if len(ends) else np.zeros(0, np.float32)
     # Empty tokens that a row begins with have no byte before them but that of another row.
     bare = np.searchsorted(ends, encoded.starts[:-1], side="right")
-    bare = np.clip(bare, encoded.firsts[:-1], encoded.firsts[1:])
     for row in np.flatnonzero(bare > encoded.firsts[:-1]).tolist():
         spread[encoded.firsts[row] : bare[row]] = 1
     return spread

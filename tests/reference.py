@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -177,3 +179,162 @@ def _own_weight(text: str, mine: set[int], scales: list[tuple[int, int, float]])
         shares[place, weight] += 1
     most = max(shares.values(), default=0)
     return next((weight for (_, weight), n in sorted(shares.items()) if n == most), 1.0)
+
+
+@dataclass(frozen=True)
+class SlowMessage:
+    """A message as rendered: its regions tile it, and an assistant's are named by what they are."""
+
+    role: str
+    regions: list[tuple[str, int, int]]
+    spoken: bool  # an assistant's that carries loss
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        return self.regions[0][1], self.regions[-1][2]
+
+
+_SAID = ("reasoning", "content", "tool_call")
+_PLACES = {"ignorecase": re.I, "dotall": re.S, "multiline": re.M, "ascii": re.A, "verbose": re.X}
+
+
+def claim_characters(
+    text: str,
+    talk: list[SlowMessage],
+    rules: list[dict[str, Any]],
+    base: str,
+    row: dict[str, Any],
+) -> dict[str, set[int]]:
+    """The characters that each rule claims, by its own name and, of sections, its weight.
+
+    *rules* are the items of a rule file as plain values, *row* the record's fields without depth.
+    """
+    claimed: dict[str, set[int]] = {}
+    if base == "last_turn":
+        claimed["base"] = _history(talk)
+    for rule in rules:
+        found = claimed.setdefault(rule["name"], set()) if "sections" not in rule else set[int]()
+        for message in _chosen_messages(talk, rule, base):
+            if not _applies(text, talk, rule, message, row):
+                continue
+            for start, end in _pieces_of(talk[message], rule):
+                if "sections" in rule:
+                    for weight, at in _weigh_sections(rule["sections"], text[start:end]):
+                        claimed.setdefault(f"{rule['name']}[x{weight:g}]", set()).add(start + at)
+                else:
+                    found |= {start + at for at in _matched(rule, text[start:end])}
+        if "sample_weight" in rule and found:
+            claimed[rule["name"]] = set(range(len(text)))
+    return claimed
+
+
+def _history(talk: list[SlowMessage]) -> set[int]:
+    answers = [i for i, m in enumerate(talk) if m.role == "assistant"]
+    asked = [i for i, m in enumerate(talk) if m.role == "user" and answers and i < answers[-1]]
+    held: set[int] = set()
+    for message in talk[: asked[-1] if asked else 0]:
+        for name, start, end in message.regions:
+            if message.spoken and name in (*_SAID, "stop"):
+                held |= set(range(start, end))
+    return held
+
+
+def _chosen_messages(talk: list[SlowMessage], rule: dict[str, Any], base: str) -> list[int]:
+    where = rule.get("where", {})
+    roles = where.get("role", [] if base == "all" else ["assistant"])
+    roles = [roles] if isinstance(roles, str) else roles
+    numbers = [i for i, message in enumerate(talk) if not roles or message.role in roles]
+    turn = where.get("turn", ":")
+    if isinstance(turn, int):
+        numbers = [n for at, n in enumerate(numbers) if turn in (at, at - len(numbers))]
+    else:
+        first, stop = (int(part) if part else None for part in turn.split(":"))
+        numbers = numbers[slice(first, stop)]
+    return [n for n in numbers if talk[n].role != "assistant" or talk[n].spoken]
+
+
+def _applies(
+    text: str, talk: list[SlowMessage], rule: dict[str, Any], number: int, row: dict[str, Any]
+) -> bool:
+    def holds(condition: dict[str, Any]) -> bool:
+        if "user" in condition:
+            before = [m for m in talk[:number] if m.role == "user"]
+            asked = text[slice(*before[-1].whole)] if before else ""
+            if not before or not re.search(condition["user"], asked):
+                return False
+        if "turn" in condition:
+            spans = _pieces_of(talk[number], {"pattern": ""})
+            if not re.search(condition["turn"], "".join(text[a:b] for a, b in spans)):
+                return False
+        for name, wanted in condition.get("row", {}).items():
+            value = row.get(name)
+            if isinstance(wanted, dict):
+                if value is None:
+                    return False
+                if "pattern" in wanted and not re.search(wanted["pattern"], value):
+                    return False
+                if not wanted.get("min", value) <= value <= wanted.get("max", value):
+                    return False
+            else:
+                values = wanted if isinstance(wanted, list) else [wanted]
+                if not any(value == v and (value is True) == (v is True) for v in values):
+                    return False
+        return True
+
+    if "when" in rule and not holds(rule["when"]):
+        return False
+    return "unless" not in rule or not holds(rule["unless"])
+
+
+def _pieces_of(message: SlowMessage, rule: dict[str, Any]) -> list[tuple[int, int]]:
+    """Runs of regions without a gap."""
+    wanted = rule.get("where", {}).get("region")
+    searched = "pattern" in rule or "sections" in rule
+    runs: list[tuple[int, int]] = []
+    for name, start, end in message.regions:
+        if wanted:
+            mine = name in ([wanted] if isinstance(wanted, str) else wanted)
+        elif message.role != "assistant":
+            mine = True
+        else:
+            mine = name in _SAID or (name == "stop" and not searched)
+        if not mine or start == end:
+            continue
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((start, end))
+    return runs
+
+
+def _matched(rule: dict[str, Any], piece: str) -> Iterator[int]:
+    if "pattern" not in rule:
+        yield from range(len(piece))
+        return
+    where, flags = rule.get("where", {}), 0
+    for flag in rule.get("flags", []):
+        flags |= _PLACES[flag]
+    patterns = rule["pattern"] if isinstance(rule["pattern"], list) else [rule["pattern"]]
+    for pattern in patterns:
+        matches = list(re.finditer(pattern, piece, flags))
+        if where.get("anchored"):
+            matches = [m for m in [re.match(pattern, piece, flags)] if m]
+        for match in matches[:1] if where.get("first") else matches:
+            yield from range(*match.span(rule.get("group", 0)))
+
+
+def _weigh_sections(sections: list[dict[str, Any]], piece: str) -> Iterator[tuple[float, int]]:
+    """Character by character: is there a marker here, and which is the first listed?"""
+    at, body = 0, 1.0
+    while at < len(piece):
+        length, marker, following = 1, body, body
+        for section in sections:
+            source = section.get("pattern") or re.escape(section["marker"])
+            match = re.compile(source).match(piece, at)
+            if match and match.end() > at:
+                length, marker, following = match.end() - at, section["weight"], section["body"]
+                break
+        for i in range(at, at + length):
+            if marker != 1:
+                yield marker, i
+        at, body = at + length, following

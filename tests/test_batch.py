@@ -133,10 +133,10 @@ def test_a_weight_on_a_part_is_the_weight_of_its_characters(encoder: Any) -> Non
 
 
 def test_huge_weights_leave_the_sums_of_other_rows_alone() -> None:
-    from pipeline.batch import _sums
+    from pipeline.columns import row_sums
 
     values = np.array([1e20, 1.0, 1.0, 0.5], np.float32)
-    assert _sums(values, np.array([0, 1, 1, 4])).tolist() == [np.float32(1e20), 0.0, 2.5]
+    assert row_sums(values, np.array([0, 1, 1, 4])).tolist() == [np.float32(1e20), 0.0, 2.5]
 
 
 def test_a_pattern_that_searches_backwards_claims_all_it_finds() -> None:

@@ -210,7 +210,7 @@ def test_bad_records_are_rejected_with_place_and_reason(tmp_path: Path) -> None:
 
 def test_a_row_that_would_train_nothing_is_a_reject(tmp_path: Path) -> None:
     rule = tmp_path / "nothing.yaml"
-    rule.write_text("version: 1\nname: nothing\nrules:\n  - pattern: '(?s).+'\n    weight: 0\n")
+    rule.write_text("version: 1\nname: nothing\nrules:\n  - weight: 0\n")
     source = write_lines(tmp_path / "a.jsonl", [talk()])
     output = tmp_path / "out"
     flags = ["--input", source, *TOKENIZER, "--output", str(output), "--workers", "1"]

@@ -108,15 +108,24 @@ def test_fanned_out_rows_train_one_message_each_as_it_was_generated() -> None:
         assert row["input_ids"] == alone["input_ids"]
 
 
-@pytest.mark.parametrize("rules", [[], ["ignore_empty_think"]])
 @pytest.mark.parametrize("source", [CHATML, THINKING])
-def test_a_conversation_weighs_the_same_fanned_out(source: str, rules: list[str]) -> None:
+def test_a_conversation_weighs_the_same_fanned_out(source: str) -> None:
     empty = talk("Q", "<think>\n\n</think>\n\nA", "Q", f"{THOUGHT}A", sample_weight=0.5)
-    fanned = rows_of(encoder_of(source, rules=rules, turns="fan_out"), LONG, empty)
-    whole = rows_of(encoder_of(source, rules=rules), LONG, empty)
+    fanned = rows_of(encoder_of(source, turns="fan_out"), LONG, empty)
+    whole = rows_of(encoder_of(source), LONG, empty)
     for i in (0, 1):
         total = sum(row["weight_sum"] for row in fanned if row["row"] == i)
         assert total == pytest.approx(whole[i]["weight_sum"], rel=1e-6)
+
+
+def test_the_factor_of_fanned_out_rows_does_not_depend_on_rules() -> None:
+    """Finished rows can be weighed by other rules only if their own weights stay."""
+    empty = talk("Q", "<think>\n\n</think>\n\nA", "Q", f"{THOUGHT}A", sample_weight=0.5)
+    plain = rows_of(encoder_of(THINKING, turns="fan_out"), LONG, empty)
+    ruled = rows_of(
+        encoder_of(THINKING, rules=["ignore_empty_think"], turns="fan_out"), LONG, empty
+    )
+    assert [row["spans"] for row in ruled] == [row["spans"] for row in plain]
 
 
 def test_weights_are_left_alone_where_no_turn_is_rewritten() -> None:
@@ -477,7 +486,7 @@ def test_the_embedded_template_fans_out_the_sample_within_its_weights() -> None:
     template = load_template(VOCABULARY, today=DAY)
     lines = (BUNDLED / "sample.jsonl").read_bytes().splitlines()[:60]
     sample = [Record(source="s", row=i, line=i + 1, raw=raw) for i, raw in enumerate(lines)]
-    rules = load_rules(["ignore_empty_think"])
+    rules = load_rules([])
     whole = Encoder(TOKENIZER, template, rules).encode(sample)
     fanned = Encoder(TOKENIZER, template, rules, policy=Policy(turns="fan_out")).encode(sample)
     assert not fanned.rejects

@@ -1,4 +1,4 @@
-"""What rule files may say, and what their patterns claim."""
+"""Rule files by path and by name, and what becomes of several."""
 
 from __future__ import annotations
 
@@ -7,169 +7,220 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import RecordError, RuleError
+from pipeline.errors import RuleError
+from pipeline.regions import Turn
 from pipeline.rules import (
+    RuleFile,
     RuleSet,
+    Talk,
     bundled_rules,
     compose,
-    find_rule_file,
+    find_rule_files,
     load_rules,
-    marked,
     parse_rule_file,
     read_rule_file,
 )
+from pipeline.rules.example import check_coverage, check_examples
 from pipeline.spans import Span
-from pipeline.turns import Turn
 
-RULE = """\
-version: 1
-name: brackets
-rules:
-  - pattern: '\\[[^\\]]*\\]'
-    weight: 0.5
-"""
+BUNDLED = sorted(bundled_rules().rglob("*.yaml"))
+NAMES = {
+    *("default", "last_round", "all", "ignore_empty_think", "ignore_think_prefix", "react"),
+    *("last_round_with_ignore_empty_think", "hermes", "qwen", "agentflan", "alpha_umi"),
+}
 
 
-def turn_over(text: str, *outputs: tuple[int, int]) -> Turn:
-    spans = [Span(*o) for o in outputs] or [Span(0, len(text))]
-    return Turn(0, "assistant", spans, spans, -1, "prompt", False)
+def read(text: str, *, place: str = "f.yaml") -> RuleFile:
+    return parse_rule_file(f"version: 1\n{text}", place=place)
 
 
-def claims(rules: RuleSet, text: str, *outputs: tuple[int, int]) -> list[tuple[int, int]]:
-    return [(c.start, c.end) for c in rules.claims(turn_over(text, *outputs), text)]
+def spans(rules: RuleSet, text: str) -> list[tuple[int, int]]:
+    span = [Span(0, len(text))]
+    turn = Turn(0, "assistant", span, span, -1, "prompt", False)
+    return [(start, end) for _, start, end in rules.claims(Talk(text, [turn], {}))]
 
 
-@pytest.mark.parametrize("path", sorted(bundled_rules().glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_bundled_rule_claims_what_its_examples_mark(path: Path) -> None:
+def test_each_system_of_ms_swift_has_a_rule_of_its_name() -> None:
+    assert {path.stem for path in bundled_rules().glob("*.yaml")} == NAMES
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_bundled_rule_does_what_its_examples_mark(path: Path) -> None:
     file = read_rule_file(path)
     assert file.name == path.stem
     assert file.summary
-    spans = [marked(example) for example in file.examples]
-    assert any(s for _, s in spans), "no example that hits"
-    assert any(not s for _, s in spans), "no near miss"
-    for text, expected in spans:
-        assert claims(compose([file]), text) == expected
+    assert check_coverage(file) == ""
+    assert check_examples(file) == []
 
 
-def test_a_pattern_sees_the_turn_and_not_the_document() -> None:
-    rules = compose([parse_rule_file(RULE.replace("'\\[[^\\]]*\\]'", "'^b|(?<!a)c'"), place="r")])
-    # In the document `b` follows an `a` and is not at the start; in the turn it is.
-    assert claims(rules, "abac", (1, 2), (3, 4)) == [(1, 2), (3, 4)]
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_examples_of_a_bundled_rule_fail_without_its_rules(path: Path) -> None:
+    """So they are no examples that cannot fail."""
+    file = read_rule_file(path)
+    if file.name == "default":
+        return  # whose fact is that nothing changes
+    assert check_examples(RuleFile(file.name, "", "", (), file.examples, ""))
 
 
-def test_claims_are_in_characters_of_the_whole_text() -> None:
-    rules = compose([parse_rule_file(RULE, place="r")])
-    text = "é[a]🙂[b]"
-    assert [text[a:b] for a, b in claims(rules, text, (2, len(text)))] == ["[b]"]
+def test_a_name_is_a_path_first_and_a_bundled_rule_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_rule_files("hermes") == [bundled_rules() / "hermes.yaml"]
+    assert find_rule_files("hermes.yaml") == [bundled_rules() / "hermes.yaml"]
+    monkeypatch.chdir(tmp_path)
+    Path("hermes").write_text("version: 1")
+    assert find_rule_files("hermes") == [Path("hermes")]
+    assert find_rule_files(tmp_path / "hermes") == [tmp_path / "hermes"]
 
 
-def test_files_compose_in_one_order_whatever_the_command_line_says() -> None:
-    other = RULE.replace("brackets", "another")
-    a, b = parse_rule_file(RULE, place="a"), parse_rule_file(other, place="b")
-    assert compose([a, b]).rules == compose([b, a]).rules
+def test_names_joined_by_a_plus_are_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bundled_rules()
+    expected = [folder / "last_round.yaml", folder / "hermes.yaml"]
+    assert find_rule_files("last_round+hermes") == expected
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("version: 1")
+    assert find_rule_files("own.yaml+hermes") == [Path("own.yaml"), folder / "hermes.yaml"]
+    Path("own.yaml+hermes").write_text("version: 1")
+    assert find_rule_files("own.yaml+hermes") == [Path("own.yaml+hermes")]
 
 
-def test_a_rule_set_survives_pickling() -> None:
-    rules = compose([parse_rule_file(RULE, place="r")])
-    assert claims(pickle.loads(pickle.dumps(rules)), "x[y]") == [(1, 4)]
+def test_more_names_than_a_path_may_have_characters_are_found() -> None:
+    names = sorted(NAMES) * 4
+    assert len("+".join(names)) > 255
+    assert [path.stem for path in find_rule_files("+".join(names))] == names
 
 
-def test_a_pattern_that_runs_away_is_a_record_error() -> None:
-    text = RULE.replace("'\\[[^\\]]*\\]'", "'(a|aa)+$'")
-    rules = compose([parse_rule_file(text, place="r")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.rules.TIME_LIMIT", 0.05)
-        with pytest.raises(RecordError) as caught:
-            claims(rules, "a" * 200 + "b")
-    assert caught.value.reason == "pattern_timeout"
-    assert "brackets" in str(caught.value)
-
-
-def test_a_name_is_a_path_first_and_a_bundled_rule_then(tmp_path: Path) -> None:
-    own = tmp_path / "ignore_empty_think.yaml"
-    own.write_text(RULE)
-    assert find_rule_file(own) == own
-    for name in ("ignore_empty_think", "ignore_empty_think.yaml"):
-        assert find_rule_file(name) == bundled_rules() / "ignore_empty_think.yaml"
-    with pytest.raises(RuleError, match=r"no_such: no such rule file; .*ignore_empty_think"):
-        find_rule_file("no_such")
+def test_the_profile_has_its_own_form_of_some_rules() -> None:
+    (own,) = find_rule_files("ignore_empty_think", profile="ms-swift")
+    assert own == bundled_rules() / "ms-swift" / "ignore_empty_think.yaml"
+    assert find_rule_files("hermes", profile="ms-swift") == find_rule_files("hermes")
+    plain, swift = (
+        load_rules(["ignore_empty_think"], profile=profile) for profile in ("", "ms-swift")
+    )
+    assert spans(plain, "a<think></think>b") == [(1, 16)]
+    assert spans(swift, "a<think></think>b") == []
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("word", "message"),
     [
-        (("version: 1", "version: 2"), "f:1:10: version: is not 1; write 1"),
-        (("version: 1", "version: '1'"), "f:1:10: version: is not a whole number"),
-        (("name: brackets", "nme: x"), "f:2:1: nme: unknown key; use one of version, name"),
-        (("name: brackets\n", ""), "f:1:1: name: missing; add it"),
-        (("name: brackets", "name: [x]"), "f:2:7: name: is not a string"),
-        (("name: brackets", "name: 7"), "f:2:7: name: is not a string"),
-        (("weight: 0.5", "weight: -1"), "f:5:13: rules[0].weight: is -1.0"),
-        (("weight: 0.5", "weight: .nan"), "f:5:13: rules[0].weight: is nan"),
-        (("weight: 0.5", "weight: .inf"), "f:5:13: rules[0].weight: is inf"),
-        (("weight: 0.5", "weight: 1.0e+39"), "write a finite number from 0 to 1,000,000"),
-        (("weight: 0.5", "weight: 0x_"), "is no"),
-        (("weight: 0.5", "weight: yes"), "f:5:13: rules[0].weight: is not a number"),
-        (("weight: 0.5", "weight: '1'"), "f:5:13: rules[0].weight: is not a number"),
-        (("weight: 0.5", "wait: 1"), "f:5:5: rules[0].wait: unknown key"),
-        (("weight: 0.5", "weight: 1\n    weight: 2"), "f:6:5: rules[0].weight: given twice"),
-        (("'\\[[^\\]]*\\]'", "'x*'"), "f:4:14: rules[0].pattern: matches the empty string"),
-        (("'\\[[^\\]]*\\]'", "'(x'"), "f:4:14: rules[0].pattern: is no pattern"),
-        (("'\\[[^\\]]*\\]'", '"\\d"'), "f:4:16: not YAML"),
-        (("weight: 0.5", "weight: 1\n    where: {role: user}"), "rules[0].where.role: 'user'"),
-        (("weight: 0.5", "weight: 1\n    where: user"), "rules[0].where: is not a mapping"),
-        (("rules:", "rules: []\nx:"), "unknown key"),
-        (("rules:", "why: 3\nrules:"), "f:3:6: why: is not a string"),
-        (("rules:", "examples: [[1]]\nrules:"), "f:3:12: examples[0]: is not a string"),
+        ("no_such", "no_such: no such rule file; give a path or bundled rules (agentflan, all, "),
+        ("hermes+no_such", "no_such in hermes+no_such: no such rule file; "),
+        ("hermes+", "nothing in hermes+: no such rule file; "),
+        ("", "'': no such rule file; "),
+        ("no/such.yaml", "no/such.yaml: no such rule file; "),
+        ("ms-swift/ignore_empty_think", "ms-swift/ignore_empty_think: no such rule file; "),
+        ("x" * 300, "xxx"),
     ],
 )
-def test_an_error_names_file_line_column_key_and_remedy(
-    change: tuple[str, str], message: str
+def test_a_name_of_nothing_is_an_error_that_lists_the_bundled_rules(
+    word: str, message: str
 ) -> None:
     with pytest.raises(RuleError) as caught:
-        parse_rule_file(RULE.replace(*change), place="f")
-    assert message in str(caught.value)
-    assert ";" in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "[]", "word", "a: b: c", "\x00"])
-def test_a_text_that_is_no_rule_file_is_a_rule_error(text: str) -> None:
-    with pytest.raises(RuleError, match="f"):
-        parse_rule_file(text, place="f")
+        find_rule_files(word)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_file_that_cannot_be_read_is_a_rule_error(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_bytes(b"\xff\xfe")
-    with pytest.raises(RuleError, match="cannot be read"):
+    with pytest.raises(RuleError, match=r"bad\.yaml: cannot be read: .*; give a UTF-8 YAML file"):
         load_rules([bad])
 
 
-def test_a_rule_file_given_twice_is_refused() -> None:
-    with pytest.raises(RuleError, match="ignore_empty_think: given twice"):
-        load_rules(["ignore_empty_think", "ignore_empty_think.yaml"])
-
-
-def test_marks_are_taken_out_and_told() -> None:
-    assert marked("a⟦bc⟧d⟦e⟧") == ("abcde", [(1, 3), (4, 5)])
-
-
-@pytest.mark.parametrize("example", ["⟦a", "a⟧", "⟦⟦a⟧⟧"])
-def test_marks_that_do_not_pair_are_refused(example: str) -> None:
-    with pytest.raises(ValueError, match="unpaired"):
-        marked(example)
-
-
 @pytest.mark.parametrize(
-    ("example", "message"),
-    [
-        ("⟦[a]⟧ and [b]", "f:4:5: examples[0]: noisy: the rules claim '[b]'"),
-        ("⟦[a]⟧ and ⟦b⟧", "f:4:5: examples[0]: missing: the rules do not claim 'b'"),
-        ("⟦[a]", "f:4:5: examples[0]: has an unpaired ⟦; close each"),
-    ],
+    "text", ["version: 1\nname: f\nrules: [{weight: 0}]\n", '{"Action:": [2.0, 2.0]}']
 )
-def test_an_example_that_is_not_claimed_as_marked_is_an_error(example: str, message: str) -> None:
-    text = RULE.replace("rules:", f'examples:\n  - "{example}"\nrules:')
+def test_a_byte_order_mark_is_no_part_of_a_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_rule_file(path).entries == parse_rule_file(text, place="f.yaml", name="f").entries
+
+
+def test_an_example_that_is_not_claimed_as_marked_keeps_a_file_from_loading(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text("version: 1\nname: f\nrules: [{pattern: b, weight: 0}]\nexamples: [ab]\n")
+    with pytest.raises(RuleError, match=r"^f\.yaml:4:12: examples\[0\]: noisy: .*'b'.*; mend"):
+        load_rules([path])
+
+
+FIRST = "name: a\nrules: [{pattern: 'x+', weight: 0.5}, {pattern: 'y', weight: 2, name: y}]\n"
+SECOND = "name: b\nbase: last_turn\nrules: [{pattern: 'x', weight: 3}]\n"
+
+
+def test_files_compose_in_one_order_whatever_the_command_line_says() -> None:
+    a, b = read(FIRST), read(SECOND)
+    assert compose([a, b]) == compose([b, a])
+    assert [rule.name for rule in compose([b, a]).rules] == ["a[0]", "a.y", "b.base", "b"]
+    assert compose([b, a]).base == "last_turn"
+    assert [(c.rule, c.start, c.end) for c in compose([b, a]).claims(_talk("xxy"))] == [
+        *((0, 0, 2), (1, 2, 3)),
+        *((3, 0, 1), (3, 1, 2)),
+    ]
+
+
+def _talk(text: str) -> Talk:
+    span = [Span(0, len(text))]
+    return Talk(text, [Turn(0, "assistant", span, span, -1, "prompt", False)], {})
+
+
+def test_no_files_are_the_base_and_no_rules() -> None:
+    assert compose([]) == RuleSet((), "assistant", (), ())
+
+
+def test_the_base_of_one_file_is_the_base_of_all() -> None:
+    assert compose([read(FIRST), read(SECOND)]).base == "last_turn"
+    user = read("name: u\nrules: [{weight: 0, where: {role: user}}]\n")
+    everyone = read("name: all\nbase: all\n")
+    assert compose([user, everyone]).base == "all"
+
+
+def test_what_composes_to_no_one_thing_is_an_error_at_the_place_that_says_it() -> None:
+    first = read("name: a\nbase: all\n", place="a.yaml")
+    for second, message in [
+        (
+            read("name: b\nbase: last_turn\n", place="b.yaml"),
+            "b.yaml:3:7: base: is last_turn here, and all in a.yaml:3:7; give one of the two",
+        ),
+        (
+            read("name: a\nbase: all\n", place="c.yaml"),
+            "c.yaml:2:7: name: a is given twice; give each rule file once",
+        ),
+    ]:
+        with pytest.raises(RuleError) as caught:
+            compose([first, second])
+        assert str(caught.value) == message
+
+
+def test_two_rules_of_one_name_in_two_files_are_an_error() -> None:
+    a = read("name: a\nrules: [{weight: 0, name: b}, {weight: 1}]\n", place="a.yaml")
+    b = read("name: a.b\nrules: [{weight: 0}]\n", place="b.yaml")
     with pytest.raises(RuleError) as caught:
-        parse_rule_file(text, place="f")
-    assert message in str(caught.value)
+        compose([a, b])
+    message = "b.yaml:3:9: rules[0]: another file has a rule a.b too; rename one"
+    assert str(caught.value) == message
+
+
+def test_a_rule_file_given_twice_is_refused() -> None:
+    with pytest.raises(RuleError, match="hermes is given twice; give each rule file once"):
+        load_rules(["hermes+last_round", "hermes.yaml"])
+
+
+def test_a_chain_claims_what_its_parts_claim() -> None:
+    text = "<think></think><tool_call>f</tool_call>"
+    assert spans(load_rules(["hermes+ignore_empty_think"]), text) == [(15, 39), (0, 15)]
+
+
+def test_a_rule_set_survives_pickling() -> None:
+    rules = load_rules(["last_round+agentflan", "ignore_empty_think"])
+    again = pickle.loads(pickle.dumps(rules))
+    assert again.rules == rules.rules
+    assert spans(again, "Action: x") == spans(rules, "Action: x") == [(7, 9)]
+
+
+def test_the_digest_is_that_of_the_text() -> None:
+    assert read(FIRST).digest == read(FIRST, place="elsewhere").digest != read(SECOND).digest

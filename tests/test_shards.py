@@ -24,6 +24,8 @@ def batch(rows: int, tokens: int) -> pa.RecordBatch:
             "weight_sum": [float(tokens)] * rows,
             "source": ["s"] * rows,
             "row": list(range(rows)),
+            "text": [None] * rows,
+            "fields": [None] * rows,
             "spans": [[{"message": 0, "role": "user", "region": "input", "start": 0, "end": 1}]]
             * rows,
         },

@@ -28,7 +28,7 @@ from pipeline.batch import Encoder
 from pipeline.explanation import Explanation
 from pipeline.page import make_page, visible, width
 from pipeline.recipe import BUNDLED, Recipe, make_recipe
-from pipeline.regions import divide, restore_turns
+from pipeline.regions import Turn, divide, restore_turns
 from pipeline.scales import Scale, cut_regions, restore_scales
 from pipeline.source import read
 from pipeline.source.record import Piece, Record
@@ -36,7 +36,6 @@ from pipeline.spans import Span
 from pipeline.task import make_encoder
 from pipeline.tokens import Certificate, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary
-from pipeline.regions import Turn
 
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = str(BUNDLED / "tokenizer")
@@ -531,7 +530,7 @@ def test_a_record_that_would_be_rejected_says_why(
 def test_a_row_that_trains_nothing_is_shown_with_its_reject(
     chat: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "version: 1\nname: nothing\nrules:\n  - {pattern: '(?s).+', weight: 0}\n"
+    text = "version: 1\nname: nothing\nrules:\n  - {weight: 0}\n"
     rules = write_rules(tmp_path / "nothing.yaml", text)
     source = write_lines(tmp_path / "d.jsonl", dialogue("Hello", "It is"))
     recipe = recipe_of(chat, rules)
@@ -590,24 +589,15 @@ def test_a_damaged_row_is_an_error(
     assert re.search(fact, error), error
 
 
-@pytest.mark.parametrize(
-    ("form", "text", "fact"),
-    [("NFC", "cafe\u0301", "cannot be had back"), ("NFKC", "\ufb01", "its weights are not")],
-    ids=["shorter", "longer"],
-)
-def test_text_that_the_tokenizer_normalized_cannot_be_had_from_a_shard(
-    form: str, text: str, fact: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("form", "text"), [("NFC", "cafe\u0301"), ("NFKC", "\ufb01")])
+def test_text_that_the_tokenizer_normalized_is_shown_as_it_was_written(
+    form: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "normalizing", CHAT, normalizer={"type": form})
     source = write_lines(tmp_path / "d.jsonl", dialogue("Hello", "It is"), dialogue(text, "It is"))
     output = build_shards(source, tmp_path / "shards", recipe_of(tokenizer))
-    options = ("--tokenizer", tokenizer, "--index")
-    assert table(shown(capsys, str(output), *options, "0"))
-    error = refused(capsys, str(output), *options, "1")
-    assert fact in error
-    assert "the tokenizer normalized" in error
-    assert error.endswith("show the source record, d.jsonl[1]")
-    assert table(shown(capsys, source, *options, "1"))
+    options = ("--tokenizer", tokenizer, "--index", "1")
+    assert table(shown(capsys, str(output), *options)) == table(shown(capsys, source, *options))
 
 
 @pytest.mark.parametrize(

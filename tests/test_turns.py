@@ -11,10 +11,9 @@ import pytest
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
-from pipeline.regions import divide
+from pipeline.regions import Turn, divide
 from pipeline.surroundings import Surroundings
 from pipeline.template import Template
-from pipeline.regions import Turn
 from pipeline.turns import establish_turns
 
 MARKERS = Markers(

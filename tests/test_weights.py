@@ -200,7 +200,7 @@ def test_an_edge_policy_decides_on_tokens_that_straddle(edge: str, weights: list
 
 
 def test_an_unknown_edge_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"edge: expected one of any, .* found 'most'"):
+    with pytest.raises(ValueError, match=r"edge: expected one of majority, .* found 'most'"):
         weigh(encoded_at([], []), [], spans_of([]), [Claimed(spans_of([]), 1, "most")])
 
 

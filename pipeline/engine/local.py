@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 
 from pipeline.errors import BuildError
 from pipeline.plan import Task
-from pipeline.task import Job, TaskDone, complete, make_encoder
+from pipeline.task import Job, TaskDone
 
 
 @dataclass(slots=True)
@@ -60,6 +60,13 @@ def run(
     finally:
         for worker in crew:
             _stop(worker)
+
+
+def cpus() -> int:
+    """The CPUs that this process may use, which in a container are fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start(job: Job) -> _Worker:
@@ -130,12 +137,12 @@ def _serve(pipe: Connection, job: Job) -> None:
     os.environ["FASTOKENS_BPE_THREADS"] = "1"
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            encoder = make_encoder(job.recipe, job.certificate)
+            complete = job.begin()
             # What was loaded lives as long as the process: the collector need not look at it again
             # and again (8 % of a worker's time with Qwen3).
             gc.freeze()
             while (task := pipe.recv()) is not None:
-                pipe.send(complete(task, job, encoder, progress=pipe.send))
+                pipe.send(complete(task, pipe.send))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the coordinator must know

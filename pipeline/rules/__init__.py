@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,12 @@ from pipeline.rules.document import Document
 from pipeline.rules.entry import Rule, RuleFile
 from pipeline.rules.example import check_examples
 from pipeline.rules.grammar import read_rules
-from pipeline.rules.matching import Claim, Matcher, Talk, find_claims
+from pipeline.rules.matching import Claim, Matcher, Talk, find_claims, make_matcher
 from pipeline.rules.swift import is_swift, read_swift
 
 __all__ = ["Claim", "Rule", "RuleFile", "RuleSet", "Talk", "compose", "load_rules"]
+
+_HEAVIEST = 1e18  # with 1e18 of the data's own weights still far from float32's infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +59,54 @@ def compose(files: Iterable[RuleFile]) -> RuleSet:
     ordered = tuple(sorted(files, key=lambda f: f.name))
     for a, b in itertools.pairwise(ordered):
         if a.name == b.name:
-            raise RuleError(f"{a.name}: given twice; give each rule file once")
+            raise RuleError(f"{b.named}: name: {b.name} is given twice; give each rule file once")
     based = [f for f in ordered if f.base]
     for a, b in itertools.pairwise(based):
         if a.base != b.base:
             raise RuleError(
-                f"{b.name}: base: is {b.base}, but {a.name} says {a.base}; give one of them"
+                f"{b.based}: base: is {b.base} here, and {a.base} in {a.based}; give one of the two"
             )
     base = based[0].base if based else "assistant"
+    heaviest = math.prod(
+        max(abs(rule.weight), 1) for file in ordered for e in file.entries for rule in e.rules
+    )
+    if heaviest > _HEAVIEST:
+        raise RuleError(
+            f"{ordered[-1].name}: its weights and those of the other files multiply to "
+            f"{heaviest:.0e}, which float32 cannot hold beside others; use smaller ones"
+        )
     matchers: list[Matcher] = []
     rules: list[Rule] = []
     for file in ordered:
         for entry in file.entries:
             roles = entry.where.roles
-            if roles and base != "all" and "assistant" not in roles:
+            weighs = entry.scope != "row"  # a row is weighed as well by what its user says
+            if weighs and roles and base != "all" and "assistant" not in roles:
                 raise RuleError(
-                    f"{file.name}: where.role: {roles[0]} carries no loss with base {base}; "
+                    f"{entry.where.place}: {roles[0]} carries no loss with base {base}; "
                     "add the rule file all, or name the assistant"
                 )
-            name = entry.rules[0].name.partition("[")[0] if entry.sections else entry.rules[0].name
+            name = entry.rules[0].name.rpartition("[x")[0] if entry.sections else ""
+            name = name or entry.rules[0].name
             first = matchers[-1].first if entry.shares else len(rules)
-            matchers.append(Matcher(entry, first, name, base == "all"))
+            matchers.append(make_matcher(entry, first, name, everyone=base == "all"))
             rules += [] if entry.shares else entry.rules
+    counted = Counter(rule.name for rule in rules)
+    for file, entry in ((f, e) for f in reversed(ordered) for e in f.entries):
+        for rule in entry.rules:
+            if counted[rule.name] > 1 and not entry.shares:
+                place = entry.place or file.named
+                raise RuleError(f"{place}: another file has a rule {rule.name} too; rename one")
     return RuleSet(ordered, base, tuple(rules), tuple(matchers))
 
 
-def load_rules(words: Sequence[str | Path], *, swift: bool = False) -> RuleSet:
+def load_rules(words: Sequence[str | Path], *, profile: str = "") -> RuleSet:
     """Reads and composes rule files; a bare name is one of the bundled rules, ``a+b`` are both.
 
-    With *swift*, ms-swift's own form of a bundled rule where that differs. Raises RuleError, also
-    where an example of a file is not claimed as it is marked.
+    With a *profile*, its own form of a bundled rule where it has one. Raises RuleError, also where
+    an example of a file is not claimed as it is marked.
     """
-    paths = [path for word in words for path in find_rule_files(word, swift=swift)]
+    paths = [path for word in words for path in find_rule_files(word, profile=profile)]
     files = [read_rule_file(path) for path in paths]
     for file in files:
         for failure in check_examples(file):
@@ -99,31 +119,37 @@ def bundled_rules() -> Path:
     return Path(__file__).parent.parent / "bundled" / "rules"
 
 
-def find_rule_files(word: str | Path, *, swift: bool = False) -> list[Path]:
+def find_rule_files(word: str | Path, *, profile: str = "") -> list[Path]:
     """The file of that path; else each name between ``+`` as a path or a bundled rule."""
-    if Path(word).is_file():
+    if _is_file(word):
         return [Path(word)]
-    return [_find(name, word, swift=swift) for name in str(word).split("+")]
+    return [_find(name, word, profile=profile) for name in str(word).split("+")]
 
 
-def _find(name: str, word: str | Path, *, swift: bool) -> Path:
-    if Path(name).is_file():
+def _find(name: str, word: str | Path, *, profile: str) -> Path:
+    if _is_file(name):
         return Path(name)
     if name and Path(name).name == name:
-        folders = [bundled_rules() / "ms-swift"] if swift else []
-        for folder in [*folders, bundled_rules()]:
+        for folder in (bundled_rules() / profile, bundled_rules()):
             for candidate in (folder / name, folder / f"{name}.yaml"):
-                if candidate.is_file():
+                if _is_file(candidate):
                     return candidate
     known = ", ".join(sorted(p.stem for p in bundled_rules().glob("*.yaml")))
-    told = f"{name or 'nothing'} in {word}" if name != str(word) else name
+    told = f"{name or 'nothing'} in {word}" if name != str(word) else name or "''"
     raise RuleError(f"{told}: no such rule file; give a path or bundled rules ({known})")
+
+
+def _is_file(word: str | Path) -> bool:
+    try:
+        return Path(word).is_file()
+    except OSError:  # names joined by + may be longer than a path may be
+        return False
 
 
 def read_rule_file(path: Path) -> RuleFile:
     """Raises RuleError naming file, line, column and key of what is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RuleError(f"{path}: cannot be read: {error}; give a UTF-8 YAML file") from error
     return parse_rule_file(text, place=path.name, name=path.stem)

@@ -45,8 +45,8 @@ class Rule:
 class Where:
     """Which turns and which parts of them an entry sees; ``roles`` and ``regions`` empty: all.
 
-    ``turns`` counts the turns of these roles. ``first``: only the first match in a piece;
-    ``anchored``: only at its start.
+    ``first_turn`` and ``stop_turn`` count the turns of these roles. ``first``: only the first match
+    in a piece; ``anchored``: only at its start. ``place`` is where the file names the roles.
     """
 
     roles: tuple[str, ...] = ()
@@ -55,6 +55,7 @@ class Where:
     regions: tuple[str, ...] = ()
     first: bool = False
     anchored: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,15 @@ class FieldTest:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """All that must hold: a search in the user's message before, in the turn, and record fields."""
+    """All that must hold: a search in the user's message before, in the turn, and record fields.
+
+    ``needed`` are texts of which the user's message must have one for its pattern to match.
+    """
 
     user: Pattern | None = None
     turn: Pattern | None = None
     fields: tuple[FieldTest, ...] = ()
+    needed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Entry:
     after it, -1 for what claims nothing. ``needed`` is text without which the pattern cannot match.
     ``shares``: it claims for the rules of the entry before it, as another of its patterns.
     ``scope``: a ``row`` entry weighs the whole row once, a ``history`` one is the base
-    ``last_turn``.
+    ``last_turn``. ``place`` is where the file has it.
     """
 
     rules: tuple[Rule, ...]
@@ -100,6 +105,7 @@ class Entry:
     unless: Condition | None = None
     shares: bool = False
     scope: Scope = "piece"
+    place: str = ""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -114,18 +120,23 @@ class Example:
 
     ``place`` is where the file has it. ``messages`` are (role, text, stop token) without marks;
     ``marks`` are (message, start, end, weight) in characters of text and stop token together, the
-    weight None where the example does not say.
+    weight None where the example does not say. ``called`` is where tool calls begin in the text of
+    each message, -1 where it has none.
     """
 
     place: str
     messages: tuple[tuple[str, str, str], ...]
     marks: tuple[tuple[int, int, int, float | None], ...]
     fields: dict[str, Any] = field(default_factory=dict)
+    called: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RuleFile:
-    """One rule file as read; ``base`` is empty where it leaves that to others."""
+    """One rule file as read; ``base`` is empty where it leaves that to others.
+
+    ``named`` and ``based`` are the places where it says its name and its base.
+    """
 
     name: str
     summary: str
@@ -133,6 +144,8 @@ class RuleFile:
     entries: tuple[Entry, ...]
     examples: tuple[Example, ...]
     text: str
+    named: str = ""
+    based: str = ""
 
     @property
     def digest(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from pipeline.errors import RecordError
 from pipeline.regions import Turn
 from pipeline.rules.entry import Example, Rule, RuleFile
 from pipeline.rules.marks import mark
-from pipeline.rules.matching import Matcher, Talk, find_claims
+from pipeline.rules.matching import Matcher, Talk, find_claims, make_matcher
 from pipeline.spans import Span
 
 
@@ -50,11 +51,11 @@ def check_example(file: RuleFile, example: Example) -> Failure | None:
     if not fact:
         return None
     changed = list(_runs([w != p for w, p in zip(weights, plain, strict=True)]))
-    shown = "\n".join(
-        f"{message[0]}: {_within(talk.text, changed, start, start + len(message[1] + message[2]))}"
-        for message, start in zip(example.messages, starts, strict=True)
-    )
-    return Failure(f"{example.place}: {fact}; mend the pattern or the marks", shown)
+    shown: list[str] = []
+    for (role, content, stop), start in zip(example.messages, starts, strict=True):
+        told = _within(talk.text, changed, start, start + len(content + stop))
+        shown.append(f"{role}: {told}".replace("\n", "\\n"))
+    return Failure(f"{example.place}: {fact}; mend the pattern or the marks", "\n".join(shown))
 
 
 def _faults(
@@ -70,8 +71,9 @@ def _faults(
             if weights[i] == plain[i]:
                 stop = next((j for j in range(i, end) if weights[j] != plain[j]), end)
                 yield f"missing: the rules do not claim {text[i:stop]!r}"
-            elif told is not None and weights[i] != told:
-                yield f"{text[start:end]!r} weighs {weights[i]:g}, not {told:g}"
+            elif told is not None and not math.isclose(weights[i], told, rel_tol=1e-6):
+                stop = next((j for j in range(i, end) if weights[j] != weights[i]), end)
+                yield f"{text[i:stop]!r} weighs {weights[i]:g}, not {told:g}"
         if start == end:
             yield "marks nothing"
     noisy = [w != p and not x for w, p, x in zip(weights, plain, wanted, strict=True)]
@@ -88,7 +90,8 @@ def _talk(example: Example) -> tuple[Talk, list[int]]:
         starts.append(start)
         ranges = [Span(start, len(text))] if start < len(text) else []
         outputs = ranges if role == "assistant" else []
-        turns.append(Turn(index, role, ranges, outputs, body if stop else -1, "", False))
+        called = start + example.called[index] if example.called[index] >= 0 else -1
+        turns.append(Turn(index, role, ranges, outputs, body if stop else -1, "", False, called))
     return Talk(text, turns, example.fields), starts
 
 
@@ -105,7 +108,7 @@ def _multiply(file: RuleFile, talk: Talk, weights: list[float]) -> None:
     rules: list[Rule] = []
     for entry in file.entries:
         first = matchers[-1].first if entry.shares else len(rules)
-        matchers.append(Matcher(entry, first, file.name, file.base == "all"))
+        matchers.append(make_matcher(entry, first, file.name, everyone=file.base == "all"))
         rules += [] if entry.shares else entry.rules
     for claim in find_claims(matchers, talk):
         for i in range(claim.start, claim.end):

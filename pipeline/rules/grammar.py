@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import regex
 import yaml
 
+from pipeline.errors import RuleError
 from pipeline.policy import EDGES
 from pipeline.rules.document import Document
 from pipeline.rules.entry import (
@@ -25,7 +27,7 @@ from pipeline.rules.entry import (
     Where,
 )
 from pipeline.rules.marks import read_example
-from pipeline.rules.pattern import compile_pattern, required_text
+from pipeline.rules.pattern import compile_pattern, is_anchored, required_texts
 
 VERSION = 1
 HEAVIEST = 1_000_000  # more would drown other tokens in float32 sums
@@ -34,11 +36,19 @@ ENTRY_KEYS = (
     *("name", "pattern", "sections", "flags", "group", "where", "when", "unless"),
     *("weight", "sample_weight", "negative", "count", "edge"),
 )
+# What does not go with sections.
+UNSECTIONED_KEYS = ("pattern", "flags", "group", "weight", "sample_weight", "count")
 SECTION_KEYS = ("marker", "pattern", "weight", "body")
 WHERE_KEYS = ("role", "turn", "region", "first", "anchored")
 CONDITION_KEYS = ("user", "turn", "row")
 TEST_KEYS = ("min", "max", "pattern")
-_SLICE = regex.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
+VALUE_KINDS = ("str", "int", "float", "bool", "null")
+NAME = r"[\w.-]+"
+# References by number, which shift where patterns are joined: \1, \g<1>, (?P=1), (?(1)a), (?1).
+_NUMBERED = regex.compile(
+    r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\\g<\d|\(\?P[=>]\d|\(\?\(\d|\(\?(?:R|[+-]?\d+)\))"
+)
+_SLICE = regex.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?")
 
 
 def read_rules(document: Document, text: str) -> RuleFile:
@@ -58,9 +68,7 @@ class _Grammar:
         if doc.scalar(top["version"], "version", "int") != VERSION:
             raise doc.error(top["version"], "version", f"is not {VERSION}", f"write {VERSION}")
         name = doc.scalar(top["name"], "name", "str")
-        if not regex.fullmatch(r"[\w.-]+", name):
-            remedy = "use letters, digits, _ - and ."
-            raise doc.error(top["name"], "name", f"{name!r} is no name", remedy)
+        self._require_name(top["name"], "name", name)
         told = {key: doc.scalar(top[key], key, "str") for key in ("summary", "why") if key in top}
         base = doc.choice(top["base"], "base", BASES) if "base" in top else ""
         nodes = doc.sequence(top["rules"], "rules") if "rules" in top else []
@@ -79,27 +87,45 @@ class _Grammar:
             entries.insert(0, Entry((layer,), scope="history"))
         nodes = doc.sequence(top["examples"], "examples") if "examples" in top else []
         examples = [read_example(doc, node, f"examples[{i}]") for i, node in enumerate(nodes)]
-        self._require_unique(entries, top.get("rules", root))
-        return RuleFile(name, told.get("summary", ""), base, tuple(entries), tuple(examples), text)
+        self._require_unique(entries)
+        return RuleFile(
+            name,
+            told.get("summary", ""),
+            base,
+            tuple(entries),
+            tuple(examples),
+            text,
+            doc.where(top["name"]),
+            doc.where(top["base"]) if base else "",
+        )
 
-    def _require_unique(self, entries: Sequence[Entry], node: yaml.Node) -> None:
-        names = [rule.name for entry in entries if not entry.shares for rule in entry.rules]
-        for name in names:
-            if names.count(name) > 1:
-                raise self.document.error(
-                    node, "rules", f"two rules are called {name}", "give them names of their own"
-                )
+    def _require_name(self, node: yaml.Node, path: str, name: str) -> None:
+        if not regex.fullmatch(NAME, name):
+            remedy = "use letters, digits, _ - and ."
+            raise self.document.error(node, path, f"{name!r} is no name", remedy)
+
+    def _require_unique(self, entries: Sequence[Entry]) -> None:
+        seen: set[str] = set()
+        for entry in entries:
+            for rule in () if entry.shares else entry.rules:
+                if rule.name in seen:
+                    fact = f"another rule is called {rule.name} too"
+                    raise RuleError(f"{entry.place}: {fact}; give this one a name of its own")
+                seen.add(rule.name)
 
     def entry(self, node: yaml.Node, path: str, name: str) -> list[Entry]:
         """An item of ``rules``: of several patterns, an entry each."""
         doc = self.document
         keys = doc.mapping(node, path, ENTRY_KEYS)
         if "name" in keys:
-            name = f"{name.partition('[')[0]}.{doc.scalar(keys['name'], f'{path}.name', 'str')}"
+            own = doc.scalar(keys["name"], f"{path}.name", "str")
+            self._require_name(keys["name"], f"{path}.name", own)
+            name = f"{name.partition('[')[0]}.{own}"
         where = self.where(keys["where"], f"{path}.where") if "where" in keys else Where()
         when, unless = (self.condition(keys, key, path) for key in ("when", "unless"))
+        place = f"{doc.where(node)}: {path}"
         entries = [
-            replace(entry, where=where, when=when, unless=unless)
+            replace(entry, where=_anchored(entry, where), when=when, unless=unless, place=place)
             for entry in self._claiming(node, keys, path, name)
         ]
         if (where.first or where.anchored) and "pattern" not in keys:
@@ -113,7 +139,7 @@ class _Grammar:
         """The entry's patterns and rules, by what it has of pattern and sections."""
         doc = self.document
         if "sections" in keys:
-            for key in ("pattern", "flags", "group", "weight", "sample_weight", "count"):
+            for key in UNSECTIONED_KEYS:
                 if key in keys:
                     remedy = "give each section its own, or make this another rule"
                     raise doc.error(keys[key], f"{path}.{key}", "does not go with sections", remedy)
@@ -142,9 +168,8 @@ class _Grammar:
                 fact = f"the pattern has no group {group!r}"
                 raise doc.error(keys["group"], f"{path}.group", fact, f"use {known}")
             plain = not flags & (regex.IGNORECASE | regex.VERBOSE)
-            needed = required_text(pattern.pattern) if plain else ""
-            wanted = (needed,) if needed else ()
-            entries.append(Entry((rule,), pattern, group, needed=wanted, scope=scope, shares=i > 0))
+            needed = required_texts(pattern.pattern) if plain else ()
+            entries.append(Entry((rule,), pattern, group, needed=needed, scope=scope, shares=i > 0))
         return entries
 
     def _rule(
@@ -162,6 +187,9 @@ class _Grammar:
         if count and (weight or key != "weight"):
             fact = "keeps the label of a weight of 0"
             raise doc.error(keys["count"], f"{path}.count", fact, "write weight: 0, or drop count")
+        if "edge" in keys and key != "weight":
+            fact = "decides over tokens across an edge, and a whole row has none"
+            raise doc.error(keys["edge"], f"{path}.edge", fact, "drop it")
         edge = doc.choice(keys["edge"], f"{path}.edge", EDGES) if "edge" in keys else ""
         return ("row" if key == "sample_weight" else "piece"), Rule(name, weight, edge, count)
 
@@ -193,9 +221,18 @@ class _Grammar:
         if not sources:
             raise doc.error(keys["sections"], path, "is empty", "write a marker")
         if not rules:
-            raise doc.error(keys["sections"], path, "change nothing", "give one another weight")
+            raise doc.error(
+                keys["sections"],
+                path,
+                "weigh 1 throughout",
+                "give one another weight, or drop them",
+            )
         edged = [replace(rule, edge=edge) for rule in rules]
-        return join_markers(sources, markers, edged, needed=needed, sections=True)
+        try:
+            return join_markers(sources, markers, edged, needed=needed, sections=True)
+        except ValueError as error:
+            fact, _, remedy = str(error).rpartition("; ")
+            raise doc.error(keys["sections"], path, fact, remedy) from error
 
     def _marker(self, node: yaml.Node, section: dict[str, yaml.Node], path: str) -> tuple[str, str]:
         """A marker as a regular expression and, where it is one, as plain text."""
@@ -214,6 +251,7 @@ class _Grammar:
         doc = self.document
         keys = doc.mapping(node, path, WHERE_KEYS)
         first, stop = self._turns(keys["turn"], f"{path}.turn") if "turn" in keys else (None, None)
+        place = f"{doc.where(keys['role'])}: {path}.role" if "role" in keys else ""
         return Where(
             doc.choices(keys["role"], f"{path}.role", ROLES) if "role" in keys else (),
             first,
@@ -221,21 +259,28 @@ class _Grammar:
             doc.choices(keys["region"], f"{path}.region", REGIONS) if "region" in keys else (),
             self.flag(keys, "first", path),
             self.flag(keys, "anchored", path),
+            place,
         )
 
     def _turns(self, node: yaml.Node, path: str) -> tuple[int | None, int | None]:
         """``2``, ``-1``, or a slice as Python has it: ``'1:-1'``."""
         doc = self.document
         remedy = "write a number, or a range such as '1:-1' in quotes"
+        if node.tag.endswith(":int") and ":" in node.value:  # 1:30 is 90 in YAML 1.1
+            raise doc.error(node, path, f"{node.value} is a number in YAML", remedy)
         value = doc.scalar(node, path, "int", "str")
-        if isinstance(value, int) and ":" not in node.value:
+        if isinstance(value, int):
             if abs(value) > HEAVIEST:
                 raise doc.error(node, path, "is beyond any talk", remedy)
             return value, value + 1 if value != -1 else None
-        match = _SLICE.fullmatch(value) if isinstance(value, str) else None
+        match = _SLICE.fullmatch(value)
         if match is None or value == ":":
-            raise doc.error(node, path, f"{node.value} is no range of turns", remedy)
+            raise doc.error(node, path, f"{value!r} is no range of turns", remedy)
         first, stop = (int(part) if part else None for part in match.groups())
+        begin = first or 0
+        if stop is not None and (stop == 0 or ((begin < 0) == (stop < 0) and begin >= stop)):
+            fact = f"{value!r} holds no turn, as its end is not in it"
+            raise doc.error(node, path, fact, remedy)
         return first, stop
 
     def condition(self, keys: dict[str, yaml.Node], key: str, path: str) -> Condition | None:
@@ -251,16 +296,16 @@ class _Grammar:
             for name in ("user", "turn")
             if name in found
         }
+        needed = required_texts(patterns["user"].pattern) if "user" in patterns else ()
         fields: list[FieldTest] = []
         if "row" in found:
             for name, node in doc.entries(found["row"], f"{inner}.row").items():
                 fields.append(self.test(node, f"{inner}.row.{name}", name))
-        return Condition(patterns.get("user"), patterns.get("turn"), tuple(fields))
+        return Condition(patterns.get("user"), patterns.get("turn"), tuple(fields), needed)
 
     def test(self, node: yaml.Node, path: str, name: str) -> FieldTest:
         """A value, some values, or bounds and a pattern."""
         doc = self.document
-        kinds = ("str", "int", "float", "bool", "null")
         if isinstance(node, yaml.MappingNode):
             keys = doc.mapping(node, path, TEST_KEYS)
             low, high = (
@@ -272,14 +317,23 @@ class _Grammar:
                     raise doc.error(node, path, "has a pattern and bounds", "write one")
                 found = self.pattern(keys["pattern"], f"{path}.pattern", regex.VERSION1)
                 return FieldTest(name, pattern=found)
-            if not keys or (low is not None and high is not None and low > high):
-                raise doc.error(node, path, "can never hold", "write min, max or pattern")
+            if not keys:
+                raise doc.error(node, path, "asks for nothing", "write min, max or pattern")
+            if low is not None and high is not None and low > high:
+                raise doc.error(node, path, f"no number is from {low:g} to {high:g}", "swap them")
             return FieldTest(name, low=low, high=high)
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        values = tuple(doc.scalar(item, path, *kinds) for item in nodes)
+        if not isinstance(node, yaml.SequenceNode):
+            return FieldTest(name, values=(self._value(node, path),))
+        values = tuple(self._value(item, f"{path}[{i}]") for i, item in enumerate(node.value))
         if not values:
             raise doc.error(node, path, "is empty", "write a value")
         return FieldTest(name, values=values)
+
+    def _value(self, node: yaml.Node, path: str) -> Any:
+        value = self.document.scalar(node, path, *VALUE_KINDS)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.document.error(node, path, f"is {value}", "write a finite number, or min")
+        return value
 
     def pattern(self, node: yaml.Node, path: str, flags: int) -> Pattern:
         source = self.document.scalar(node, path, "str")
@@ -303,6 +357,12 @@ class _Grammar:
         if key not in keys:
             return False
         return bool(self.document.scalar(keys[key], f"{path}.{key}", "bool"))
+
+
+def _anchored(entry: Entry, where: Where) -> Where:
+    if entry.pattern is None or entry.sections or not is_anchored(entry.pattern):
+        return where
+    return replace(where, anchored=True)
 
 
 def rule_at(weight: float, name: str, rules: list[Rule]) -> int:
@@ -329,11 +389,24 @@ def join_markers(
     sections: bool,
     flags: int = regex.VERSION1,
 ) -> Entry:
-    """One entry of alternatives, each in a group of its own; ValueError for what is no pattern."""
+    """One entry of alternatives, each in a group of its own.
+
+    Raises ValueError for what is no pattern, and for references that would mean another group.
+    """
     group, groups = 1, list[int]()
+    named: set[str] = set()
     for source in sources:
+        if _NUMBERED.search(source):
+            raise ValueError("refers to a group by number; name it, (?P<x>...), and use (?P=x)")
+        alternative = compile_pattern(source, flags)
+        if alternative.flags & regex.REVERSE:
+            raise ValueError("searches backwards, and sections go forwards; take (?r) out")
+        twice = named & set(alternative.groupindex)
+        if twice:
+            raise ValueError(f"two have a group {min(twice)}; give them names of their own")
+        named |= set(alternative.groupindex)
         groups.append(group)
-        group += 1 + compile_pattern(source, flags).groups
+        group += 1 + alternative.groups
     return Entry(
         tuple(rules),
         compile_pattern("|".join(f"({source})" for source in sources), flags),

@@ -9,6 +9,7 @@ not looked at. See ``docs/ms-swift.md`` for what is read otherwise than there.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import regex
@@ -21,17 +22,18 @@ from pipeline.rules.pattern import compile_pattern
 
 # The dialect of Python's `re`, which ms-swift uses.
 _FLAGS = regex.VERSION0 | regex.DOTALL
+# A key called version that holds a plain value, not a list of weights.
+_VERSION = re.compile(r"""[{,]\s*(["']?)version\1\s*:\s*["'\d]""")
 
 
 def is_swift(text: str) -> bool:
     """Whether it is a JSON object and no rule file of ours, which has a version."""
-    return text.lstrip().startswith("{") and '"version"' not in text and "version:" not in text
+    return text.lstrip().startswith("{") and not _VERSION.search(text)
 
 
 def read_swift(document: Document, text: str, *, name: str) -> RuleFile:
     """A config as a rule file of that *name*. Raises RuleError with line and column."""
-    # JSON is YAML, and YAML knows places; it has no tabs, which JSON's strings have not either.
-    root = document.parse(text.replace("\t", " "))
+    root = document.parse_json(text)
     keys = document.entries(root, "")
     entries: list[Entry] = []
     asked: Condition | None = None
@@ -45,7 +47,8 @@ def read_swift(document: Document, text: str, *, name: str) -> RuleFile:
         entries += [replace(e, unless=asked) for e in _map(document, keys["response"], name)]
     else:
         entries = _map(document, root, name)
-    return RuleFile(name, "A loss-scale config of ms-swift.", "", tuple(entries), (), text)
+    summary = "A loss-scale config of ms-swift."
+    return RuleFile(name, summary, "", tuple(entries), (), text, named=document.where(root))
 
 
 def _any_of(sources: list[str]) -> regex.Pattern[str]:
@@ -65,6 +68,8 @@ def _queries(document: Document, node: yaml.Node, name: str) -> list[Entry]:
         items = document.sequence(value, inner) if isinstance(value, yaml.SequenceNode) else [value]
         if len(items) != 1:
             raise document.error(value, inner, f"holds {len(items)} numbers", "write one weight")
+        if not key:
+            raise document.error(value, "query", "has an empty key", "write what the user says")
         source = _escaped(key)
         entry = Entry(
             (Rule(f"{name}.query[{i}]", _weight(document, items[0], inner)),),
@@ -81,9 +86,9 @@ def _map(document: Document, node: yaml.Node, name: str) -> list[Entry]:
     weights: dict[str, list[float]] = {}
     nodes = document.entries(node, "")
     for key, value in nodes.items():
-        items = document.sequence(value, key)
+        items = value.value if isinstance(value, yaml.SequenceNode) else []
         if len(items) not in (1, 2):
-            fact = f"holds {len(items)} numbers"
+            fact = f"holds {len(items)} numbers" if items else "is no list of weights"
             raise document.error(value, key, fact, "write [weight], or [marker, text after it]")
         weights[key] = [_weight(document, item, f"{key}[{i}]") for i, item in enumerate(items)]
     lengths = {len(pair) for pair in weights.values()}
@@ -108,7 +113,13 @@ def _map(document: Document, node: yaml.Node, name: str) -> list[Entry]:
     if not rules:
         rules.append(Rule(name, 1.0))
     needed = tuple(weights) if sections else ()
-    entry = join_markers(sources, markers, rules, needed=needed, sections=sections, flags=_FLAGS)
+    try:
+        entry = join_markers(
+            sources, markers, rules, needed=needed, sections=sections, flags=_FLAGS
+        )
+    except ValueError as error:
+        fact, _, remedy = str(error).rpartition("; ")
+        raise document.error(node, "", f"all keys together: {fact}", remedy) from error
     return [entry]
 
 

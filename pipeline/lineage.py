@@ -1,0 +1,140 @@
+"""Finished shards that others are made of: whether they can be, and what passes on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import BuildError, ConfigurationError
+from pipeline.manifest import NAME, Manifest, make_manifest, read_manifest
+from pipeline.plan import Plan, Task
+from pipeline.preparation import require_turns
+from pipeline.recipe import Recipe
+from pipeline.rules import compose, parse_rule_file
+from pipeline.source.inputs import WORK
+from pipeline.task import TaskDone
+
+_VERSIONED = ("numpy", "pyarrow", "regex")  # what can change a weight
+# Counts of what trains: other rules change them.
+_COUNTED_ANEW = (
+    *("rows", "tokens", "targets", "weight_sum", "turns", "turns_without_stop"),
+    *("untrained_rows", "counted_zeros"),
+)
+_RULED = ("rule.", "straddling.", "rejects")
+# Rejects of the rules that were: their records may train under others, and are in no shard.
+_BY_RULES = ("reject.weigh.", "reject.match.")
+# Of the rows of a build, and not stored with each: unknown once other rules leave some out.
+_OF_ALL_ROWS = ("found.", "unrendered.", "rewritten_turns", "quoted_control_tokens")
+MISSING = "missing"
+
+
+def read_finished(folder: Path) -> Manifest:
+    """The manifest of shards that can be reweighted; BuildError or ConfigurationError if not.
+
+    Their contents are compared when they are read.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        unfinished = (folder / WORK).is_dir()
+        raise BuildError(
+            f"{folder}: "
+            + (
+                f"an unfinished build: it has no {NAME} yet; run its command again to finish it"
+                if unfinished
+                else f"no {NAME} there; give the folder of a finished build"
+            )
+        )
+    for shard in manifest.shards:
+        path = folder / shard["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard["bytes"]:
+            told = "missing" if size is None else f"{size:,} bytes"
+            raise BuildError(
+                f"{path}: is {told}, but {NAME} says {shard['bytes']:,} bytes; run the build "
+                "again, which makes such shards anew"
+            )
+    return manifest
+
+
+def require_same_ids(old: Manifest, recipe: Recipe) -> None:
+    """Raises ConfigurationError where other rules would make other rows of the same records."""
+    policy, rules = recipe.policy, recipe.rules
+    before = compose(
+        parse_rule_file(text, place=f"{NAME}: rules.{name}", name=name)
+        for name, text in old.rules.items()
+    )
+    told = old.parts["policy"]
+    edges = {policy.edge, told["edge"], *(r.edge for r in (*before.rules, *rules.rules))}
+    if "split" in edges:
+        raise ConfigurationError(
+            "--rules: edges that split change ids, which stay as they are in finished shards; "
+            "build again with the new rules"
+        )
+    require_turns(policy, rules)
+    missing = sorted({*rules.fields} - {*policy.keep})
+    if missing:
+        raise ConfigurationError(
+            f"--rules: ask for the record's {missing[0]}, which the shards do not keep; build "
+            f"again with the new rules, or once with --keep {missing[0]}"
+        )
+    if before.base == "all" != rules.base and old.counts.get("weighted_inputs"):
+        raise ConfigurationError(
+            "--rules: some records weigh what a user says, which only base all allows; build again "
+            "with the new rules, which rejects them"
+        )
+
+
+def plan_reweighting(old: Manifest, recipe: Recipe) -> Plan:
+    """One task a shard, which is known by its index; the fingerprint is the old one's and more."""
+    count = len(old.shards)
+    parts: dict[str, Any] = {
+        **old.parts,
+        "rules": {file.name: file.digest for file in recipe.rules.files},
+        "policy": {**old.parts["policy"], "edge": recipe.policy.edge},
+        "reweighted_from": old.fingerprint,
+        "reweighted_with": {
+            "weighted-shards": __version__,
+            "python": ".".join(platform.python_version_tuple()[:2]),
+            **{name: version(name) for name in _VERSIONED},
+        },
+    }
+    return Plan(tuple(Task(index, count, ()) for index in range(count)), parts)
+
+
+def succeed(old: Manifest, plan: Plan, recipe: Recipe, done: Iterable[TaskDone]) -> Manifest:
+    """The manifest of reweighted shards: what rules decide is counted anew, the rest as it was.
+
+    ``counts["missing"]`` are the records that some rules before have rejected: a build of the same
+    inputs may keep them.
+    """
+    new = make_manifest(plan, recipe, done, dict(old.engine))
+    return replace(new, counts=dict(sorted(_counts(old.counts, new.counts).items())))
+
+
+def _counts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    lost = _sum(old, _BY_RULES) + old.get("untrained_rows", 0)
+    counts = {
+        key: number
+        for key, number in old.items()
+        if key not in _COUNTED_ANEW
+        and not key.startswith((*_RULED, *_BY_RULES))
+        # A build tells these of the rows that it keeps.
+        and not (new["rejects"] and key.startswith(_OF_ALL_ROWS))
+    }
+    counts |= {
+        key: number
+        for key, number in new.items()
+        if key in _COUNTED_ANEW or key.startswith((*_RULED, *_BY_RULES))
+    }
+    counts["rejects"] = old.get("rejects", 0) - _sum(old, _BY_RULES) + new["rejects"]
+    counts[MISSING] = old.get(MISSING, 0) + lost
+    return counts
+
+
+def _sum(counts: Mapping[str, Any], beginnings: tuple[str, ...]) -> int:
+    return sum(n for key, n in counts.items() if key.startswith(beginnings))

@@ -1,0 +1,95 @@
+"""Finished shards weighed anew, without source, template or tokenizing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import cli
+from pipeline.dataset import require_few_rejects
+from pipeline.engine import local
+from pipeline.policy import EDGES
+from pipeline.reweighting import reweight_dataset
+from pipeline.summary import summarize, summarize_as_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 1 where more than the allowed share of the rows would train nothing."""
+    args = _parser().parse_args(argv)
+    made = reweight_dataset(
+        args.shards,
+        args.rules,
+        args.output,
+        tokenizer=args.tokenizer,
+        workers=args.workers,
+        edge=args.edge or "",
+        rejects=args.rejects,
+        overwrite=args.overwrite,
+        bar=sys.stderr.isatty() and not args.quiet,
+    )
+    if args.json:
+        print(summarize_as_json(made.manifest, args.output, made.rejects, made.timing))
+    elif not args.quiet:
+        print(summarize(made.manifest, args.output, made.rejects, made.timing))
+    require_few_rejects(made, allowed=args.max_reject_rate)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(
+        "reweight",
+        "Weighs finished shards by other rules, without their source, template or tokenizing.",
+    )
+    parser.add_argument(
+        "shards", type=Path, metavar="SHARDS", help="the folder of a finished build; before --rules"
+    )
+    parser.add_argument(
+        "--rules",
+        nargs="*",
+        required=True,
+        metavar="FILE",
+        help="rule files, or names of bundled rules, instead of the build's; none, and every "
+        "assistant token weighs 1",
+    )
+    parser.add_argument(
+        "--edge", choices=EDGES[:-1], help="for tokens across an edge (default: the build's)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="another folder than SHARDS"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR_OR_HUB_ID",
+        help="folder or hub id of the build's tokenizer (default: the embedded one)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=cli.positive,
+        default=local.cpus(),
+        metavar="N",
+        help="processes (default: all)",
+    )
+    parser.add_argument(
+        "--rejects", type=Path, metavar="FILE", help="(default: rejects.jsonl in the output)"
+    )
+    parser.add_argument(
+        "--max-reject-rate",
+        type=cli.share,
+        default=0.01,
+        metavar="R",
+        help="exit with 1 where a larger share is rejected (default: 0.01)",
+    )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="go on from the finished shards (the default)"
+    )
+    again.add_argument("--overwrite", action="store_true", help="remove what lies in the output")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.leave(main)
