@@ -177,7 +177,7 @@ class Encoder:
 
     def encode_texts(self, prepared: Sequence[Prepared]) -> Encoded:
         """Ids of the rows' texts; control tokens that the data spells out are text."""
-        if any(p.cuts for p in prepared):
+        if any(p.cuts or p.places for p in prepared):
             return encode_pieces(self.tokenizer, prepared)
         quoted = {row: p.quoted for row, p in enumerate(prepared) if p.quoted}
         return self.tokenizer.encode([p.text for p in prepared], quoted=quoted)

@@ -26,6 +26,27 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a content: a text, or token ids that stand for one, as a model sampled them.
+
+    ``weights`` are one number each for ids, one in all for a text; empty without any. ``field`` is
+    the path of the ids in the record.
+    """
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledContent:
+    """A content some of which is token ids; `sampled.spell` makes text of it before a render."""
+
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages in OpenAI form, ready to render.
 
@@ -36,6 +57,7 @@ class Conversation:
 
     Arguments of tool calls are objects (`Arguments` where the record wrote a string), and an
     assistant without text has content None: see `with_string_arguments`, `with_empty_content`.
+    Content that holds token ids is a `SampledContent`.
     """
 
     messages: list[dict[str, Any]]

@@ -19,6 +19,15 @@ from pipeline.quotation import Quotation, find_quoted, make_quotation
 from pipeline.regions import Turn
 from pipeline.rules import Claim, RuleSet, Talk
 from pipeline.rules.matching import field_of
+from pipeline.sampled import (
+    Place,
+    exempt_sampled,
+    find_controls,
+    locate,
+    scale_places,
+    spell,
+    with_stops,
+)
 from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
@@ -38,7 +47,8 @@ class Prepared:
     """A row as text.
 
     ``scales`` are what its characters weigh before any rule, where that is not 1; ``quoted`` the
-    control tokens that the data spells out; ``cuts`` are where the text is tokenized apart;
+    control tokens that the data spells out; ``cuts`` are where the text is tokenized apart, beside
+    the ``places`` of ids that came with the data;
     ``counts`` what else deserves to be counted; ``fields`` the record's own that stay with the row,
     as JSON. A ``whole`` one is no row: it tells what its conversation weighs, rendered once.
     """
@@ -50,6 +60,7 @@ class Prepared:
     scales: list[Scale] = dataclasses.field(default_factory=list)
     quoted: list[Span] = dataclasses.field(default_factory=list)
     cuts: list[int] = dataclasses.field(default_factory=list)
+    places: Sequence[Place] = ()
     fields: str | None = None
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     whole: bool = False
@@ -83,6 +94,8 @@ class Preparation:
             eos=str(template.variables.get("eos_token") or ""),
             told=(*policy.stop_tokens, *tokenizer.vocabulary.stop_tokens),
         )
+        named = ("bos_token", "eos_token", "pad_token")
+        self.stops = {*self.markers.told, *(str(template.variables.get(n) or "") for n in named)}
         watched = () if policy.control_tokens == "allow" else tokenizer.control_tokens
         self.quotation: Quotation = make_quotation(watched, template)
 
@@ -131,34 +144,43 @@ class Preparation:
         supervised: Sequence[int],
         *,
         cut: bool = False,
+        whole: frozenset[int] = frozenset(),
     ) -> Prepared:
         """*conversation* as one text, in which the messages *supervised* may train.
 
-        With *cut* it ends with the last of them, as when that was generated.
+        With *cut* it ends with the last of them, as when that was generated. Of the messages in
+        *whole* the template is given all that was sampled, a control token at its end too.
         """
-        following = ""
+        given, following = conversation, ""
         if cut:
             following = "".join(m["role"] for m in conversation.messages[supervised[-1] + 1 :][:1])
             conversation = _until(conversation, supervised[-1])
+        conversation, runs = spell(conversation, self.tokenizer, whole=whole)
         weights = conversation.weights or _NONE
         rendered, traced = self.template.render(conversation), None
         if weights.parts or self.quotation.hinted(conversation):
             ranges = {i: [(a, b) for a, b, _ in spans] for i, spans in weights.parts.items()}
             traced = self.template.trace(conversation, parts=ranges)
-        quoted = self._quoted(conversation, traced) if traced else []
+        places = locate(runs, traced) if traced and runs else []
+        quoted = self._quoted(conversation, traced, places) if traced else []
         turns = establish(
             conversation,
             rendered,
             traced,
             surroundings=self.surroundings,
             markers=self.markers,
-            quoted=quoted,
+            quoted=sorted([*quoted, *find_controls(places, self.tokenizer)]),
             supervised=supervised,
             sure=self.policy.unsure == "reject",
         )
         text, turns = self._close(rendered.text, turns, conversation, following)
         turns = _find_told(conversation, turns, text)
         parts = find_parts(weights, traced) if traced else {}
+        if places:
+            places, late = with_stops(places, text, stops=self.stops, tokenizer=self.tokenizer)
+            if late:
+                return self._row(record, given, supervised, cut=cut, whole=whole | late)
+            parts = scale_places(parts, places, turns)
         fields = decode(record) if self.rules.fields or self.policy.keep else {}
         claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
         if self.policy.swift:
@@ -166,6 +188,7 @@ class Preparation:
             claims = exempt_weighted(
                 claims, turns, self.rules, weighted=weighted, switched=switched
             )
+            claims = exempt_sampled(claims, places, self.rules)
         scales = scale_turns(
             turns,
             length=len(text),
@@ -182,17 +205,21 @@ class Preparation:
             scales,
             quoted,
             find_cuts(text, turns, scales, claims, self.rules, edge=self.policy.edge),
+            places,
             _kept(fields, self.policy.keep),
             self._count(conversation, turns, text, quoted),
             weights=weights,
             parts=parts,
         )
 
-    def _quoted(self, conversation: Conversation, traced: Rendered) -> list[Span]:
-        """Control tokens that the data spells out, if they may stand as text."""
+    def _quoted(
+        self, conversation: Conversation, traced: Rendered, places: Sequence[Place]
+    ) -> list[Span]:
+        """Control tokens that the data spells out, if they may stand as text; not sampled ones."""
         if self.policy.control_tokens == "allow":
             return []
         quoted = find_quoted(conversation, traced, self.tokenizer.control_matches)
+        quoted = [span for span in quoted if not any(place.holds(span) for place in places)]
         if quoted and self.policy.control_tokens == "reject":
             start, end = quoted[0]
             message, field = traced.origin_at(start)

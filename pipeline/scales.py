@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.conversation import Conversation, Weights
+from pipeline.conversation import Conversation, SampledContent, Weights
 from pipeline.errors import RecordError
 from pipeline.regions import TEMPLATE, Region, Turn
 from pipeline.spans import Span, subtract
@@ -97,6 +97,9 @@ def refuse_weights(conversation: Conversation, weights: Weights) -> None:
     """
     asked = [(i, weight) for i, weight in weights.messages.items()]
     asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+    for i, message in enumerate(conversation.messages):
+        if isinstance(message["content"], SampledContent):
+            asked += [(i, w) for piece in message["content"].pieces for w in piece.weights]
     for index, weight in asked:
         role = conversation.messages[index]["role"]
         if weight and role != "assistant":

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.tokens import Encoded, Paths, load_tokenizer
-from pipeline.tokens.encoded import cut_text, join_pieces
+from pipeline.tokens.encoded import cut_text, fill_rows, join_pieces
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
 
@@ -70,6 +70,23 @@ def test_joined_rows_are_their_pieces_one_after_another(rows: list[list[Piece]])
         assert joined.ends[first:stop].tolist() == ends
         assert joined.ids[first:stop].tolist() == list(range(number, number + len(ends)))
         number += len(ends)
+
+
+@given(st.lists(st.tuples(piece(), st.booleans()), max_size=6))
+def test_rows_that_are_filled_in_stand_between_the_others(drawn: list[tuple[Piece, bool]]) -> None:
+    whole = encode([p for p, _ in drawn])
+    others = encode([p for p, filled in drawn if not filled])
+    filled = {}
+    for row, ((text, ends), apart) in enumerate(drawn):
+        tokens = slice(*whole.firsts[row : row + 2])
+        if apart:
+            filled[row] = (whole.ids[tokens], np.diff(ends, prepend=0), text.encode())
+        else:
+            at = sum(not f for _, f in drawn[:row])
+            others.ids[slice(*others.firsts[at : at + 2])] = whole.ids[tokens]
+    found = fill_rows(others, filled)
+    for field in ("ids", "firsts", "ends", "starts", "text"):
+        assert getattr(found, field).tolist() == getattr(whole, field).tolist()
 
 
 def test_joining_leaves_the_pieces_as_they_were() -> None:

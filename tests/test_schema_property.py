@@ -10,7 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.conversation import Conversation, with_empty_content, with_string_arguments
+from pipeline.conversation import (
+    Conversation,
+    SampledContent,
+    with_empty_content,
+    with_string_arguments,
+)
 from pipeline.errors import RecordError
 from pipeline.schema import LIST_KEYS, SCHEMAS, read_conversation
 from pipeline.schema.message import copy_plain, read_message
@@ -34,6 +39,9 @@ VALID: list[Any] = [
                 ],
             },
             {"role": "assistant", "content": "a", "thinking": "r", "function_call": None},
+            {"role": "assistant", "content": ["a", {"token_ids": [5], "loss_scale": [0.5]}, [6]]},
+            {"role": "tool_call", "content": '{"name": "f", "arguments": {}}', "loss": True},
+            {"role": "tool_response", "content": {"temp": 21}},
         ],
         "tools": [TOOL, {"type": "function", "function": TOOL}],
         "chat_template_kwargs": {"enable_thinking": True},
@@ -74,6 +82,8 @@ WORDS = [
     "sample_weight",
     "loss",
     "loss_scale",
+    "token_ids",
+    "tool_response",
     "train",
     "reasoning",
     "user",
@@ -159,7 +169,7 @@ def assert_conversation_or_record_error(record: Any, schema: str) -> None:
     assert any(message["role"] == "assistant" for message in messages)
     for message in messages:
         assert message["role"] in {"system", "developer", "user", "assistant", "tool"}
-        assert message["content"] is None or isinstance(message["content"], str)
+        assert message["content"] is None or isinstance(message["content"], (str, SampledContent))
         assert "function_call" not in message
         for call in message.get("tool_calls", ()):
             assert isinstance(call["function"]["arguments"], (dict, str))
@@ -168,6 +178,8 @@ def assert_conversation_or_record_error(record: Any, schema: str) -> None:
         for call in message.get("tool_calls", ()):
             assert isinstance(call["function"]["arguments"], str)
     assert all(m["content"] is not None for m in with_empty_content(conversation).messages)
+    if any(isinstance(message["content"], SampledContent) for message in messages):
+        return  # no longer JSON
     written = {"messages": messages, "tools": conversation.tools}
     again = read_conversation({**written, "chat_template_kwargs": conversation.kwargs})
     twins = [

@@ -53,6 +53,8 @@ def fault_of(record: Any) -> tuple[str, str]:
         ({"loss_scale": 3}, 3.0),
         ({"train": True, "loss": 1, "weight": 1, "loss_scale": 1.0}, 1.0),
         ({"train": False, "weight": 0.0, "loss": None}, 0.0),
+        ({"loss": True, "loss_scale": 0.5}, 0.5),
+        ({"weight": 2, "train": 1}, 2.0),
         ({"weight": 0.5, "train": None, "loss": None, "loss_scale": None}, 0.5),
     ],
 )
@@ -103,8 +105,10 @@ def test_a_record_that_names_none_has_none(record: Any) -> None:
         ({"train": math.nan}, "bad_weight", "train"),
         ({"loss": 2}, "bad_weight", "loss"),
         ({"loss": []}, "bad_weight", "loss"),
-        ({"train": True, "weight": 0.5}, "conflicting_weight", "weight"),
-        ({"weight": 0.5, "train": True}, "conflicting_weight", "weight"),
+        ({"train": False, "weight": 0.5}, "conflicting_weight", "weight"),
+        ({"weight": 0, "train": True}, "conflicting_weight", "weight"),
+        ({"loss": True, "loss_scale": 0.0}, "conflicting_weight", "loss_scale"),
+        ({"loss": False, "loss_scale": 2}, "conflicting_weight", "loss_scale"),
         ({"train": True, "loss": False}, "conflicting_weight", "loss"),
         ({"weight": 0.5, "loss_scale": 0.25}, "conflicting_weight", "loss_scale"),
         ({"train": 1, "weight": 1, "loss": 1, "loss_scale": 2}, "conflicting_weight", "loss_scale"),
@@ -133,7 +137,7 @@ def test_a_bad_weight_is_refused_at_its_key(keys: dict[str, Any], reason: str, k
         ({"weight": "x"}, "weight: expected a number, found a string; write one, or drop the key"),
         ({"train": "x"}, "train: expected true or false, found a string; write one"),
         ({"loss": 0.5}, "loss: is a number other than 0 and 1; write true or false"),
-        ({"train": 1, "weight": 0}, "weight: differs from train; keep one of them"),
+        ({"train": 1, "weight": 0}, "weight: is 0 beside a switch that is on; keep one of them"),
     ],
 )
 def test_a_refusal_says_what_is_wrong_and_what_to_do(keys: dict[str, Any], words: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.conversation import Conversation
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.schema.field import decode_text, fault, misfit, name_keys
-from pipeline.schema.message import copy_plain, read_message
+from pipeline.schema.joint import join_calls
+from pipeline.schema.message import CALL_ROLES, copy_plain, read_message
 from pipeline.schema.question import find_question, fits_alpaca, read_alpaca, read_pairs, read_query
 from pipeline.schema.row import add_system, read_kwargs, read_toolset, refuse_media
 from pipeline.schema.weight import Weight, gather_weights, read_message_weight
@@ -101,6 +102,7 @@ def _read_list(
     role_key, content_key = ("from", "value") if shape == "sharegpt" else ("role", "content")
     messages: list[dict[str, Any]] = []
     weights: dict[int, Weight] = {}
+    calling: set[int] = set()
     for i, item in enumerate(items):
         message = copy_plain(item) if shape == "messages" else None
         weight = None
@@ -108,12 +110,14 @@ def _read_list(
             message, weight = read_message(
                 item, f"{key}[{i}]", role_key=role_key, content_key=content_key
             )
+            if item[role_key] in CALL_ROLES:
+                calling.add(i)
         elif len(message) > 2:
             weight = read_message_weight(message, [], f"{key}[{i}]")
         if weight is not None:
             weights[i] = weight
         messages.append(message)
-    return messages, weights
+    return join_calls(messages, weights, calling, key) if calling else (messages, weights)
 
 
 def _tell_shape(item: Any, place: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from pipeline.conversation import SampledContent
 from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
 from pipeline.schema.part import read_parts
+from pipeline.schema.tokenids import holds_ids, read_ids
 from pipeline.schema.toolcall import read_call, read_calls
 from pipeline.schema.weight import Weight, read_message_weight
 
@@ -22,12 +25,15 @@ ROLES = {
     "bard": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "tool_call": "assistant",
     "function_call": "assistant",
     "tool": "tool",
+    "tool_response": "tool",
     "function": "tool",
     "function_response": "tool",
     "observation": "tool",
 }
+CALL_ROLES = frozenset(("tool_call", "function_call"))  # ms-swift's, and ShareGPT's
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 LEFT_OUT_IF_NULL = frozenset((*REASONING_KEYS, "tool_calls", "function_call"))
 PLAIN_ROLES = frozenset(ROLES.values())
@@ -102,12 +108,17 @@ def _unfold_content(
     Returns the calls it held, and the weighted ranges of the text.
     """
     content = message.get("content", NOTHING)
-    if written == "function_call":
+    if written in CALL_ROLES:
         calls = read_calls(content, field)
         if not calls:
             raise fault("bad_tool_call", field, "holds no call; drop the message")
         message["content"] = None
         return calls, []
+    if written == "tool_response" and isinstance(content, dict) and not holds_ids(content):
+        message["content"] = _write_json(content, field)
+    if holds_ids(content):
+        message["content"] = SampledContent((read_ids(content, field),))
+        return [], []
     if not isinstance(content, list):
         return [], []
     parts = read_parts(content, field)
@@ -120,6 +131,15 @@ def _unfold_content(
             raise fault("conflicting_reasoning", field, fact)
         message["reasoning_content"] = parts.reasoning
     return parts.calls, parts.ranges
+
+
+def _write_json(value: dict[str, Any], field: str) -> str:
+    """As ms-swift writes what a tool answered as an object."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        fact = f"cannot be written as JSON ({error}); write a string"
+        raise fault("bad_content", field, fact) from error
 
 
 def _unify_calls(message: dict[str, Any], calls: list[dict[str, Any]], place: str) -> None:
@@ -150,7 +170,7 @@ def _check_reasoning(message: dict[str, Any], place: str) -> None:
 def _check_content(message: dict[str, Any], field: str) -> None:
     """A string; None only where an assistant calls or reasons."""
     content = message.get("content", NOTHING)
-    if isinstance(content, str):
+    if isinstance(content, (str, SampledContent)):
         return
     if content is not None and content is not NOTHING:
         remedy = "write a string, or a list of parts"

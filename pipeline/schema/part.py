@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.conversation import Piece, SampledContent
 from pipeline.schema.field import NOTHING, TEXT_SHOWN, fault, misfit
+from pipeline.schema.tokenids import holds_ids, read_ids
 from pipeline.schema.toolcall import read_call
 from pipeline.schema.weight import read_weight
 
@@ -28,9 +31,10 @@ class Parts:
     """What a part list says: ``content`` is None without text, ``ranges`` are its weighted parts.
 
     Each is ``(start, end, weight)`` in characters of ``content``, in order; empty parts have none.
+    Beside token ids the weights stay with the pieces.
     """
 
-    content: str | None
+    content: str | SampledContent | None
     reasoning: str | None
     calls: list[dict[str, Any]]
     ranges: list[tuple[int, int, float]]
@@ -44,18 +48,23 @@ def read_parts(parts: list[Any], place: str) -> Parts:
     an order that no template can print, and for a weight on what is not text: where in the rendered
     text reasoning and calls lie is the template's business, so no range of content says it.
     """
-    texts: list[str] = []
+    pieces: list[Piece] = []
     reasonings: list[str] = []
     calls: list[dict[str, Any]] = []
-    ranges: list[tuple[int, int, float]] = []
-    end = latest = 0
-    for i, part in enumerate(parts):
+    latest = 0
+    sampled = any(map(holds_ids, parts))
+    for i, written in enumerate(parts):
         at = f"{place}[{i}]"
-        kind = _read_kind(part, at)
+        bare = sampled and isinstance(written, str)
+        part = {"type": "text", "text": written} if bare else written
+        kind = "text" if sampled and holds_ids(part) else _read_kind(part, at)
         if ORDER.index(kind) < latest:
             fact = f"{kind} after {ORDER[latest]}; templates print {', '.join(ORDER)}: split it"
             raise fault("part_order", at, fact)
         latest = ORDER.index(kind)
+        if sampled and holds_ids(part):
+            pieces.append(read_ids(part, at))
+            continue
         weight = read_weight(part, at)
         if weight is not None and kind != "text":
             fact = f"a weight on a {kind} part is not supported; weigh the message, or use a rule"
@@ -66,12 +75,20 @@ def read_parts(parts: list[Any], place: str) -> Parts:
         elif kind == "reasoning":
             reasonings.append(value)
         else:
-            texts.append(value)
-            start, end = end, end + len(value)
-            if weight is not None and value:
-                ranges.append((start, end, weight))
-    content = "".join(texts) if texts else None
-    return Parts(content, "".join(reasonings) if reasonings else None, calls, ranges)
+            pieces.append(Piece(value, weights=() if weight is None else (weight,)))
+    reasoning = "".join(reasonings) if reasonings else None
+    if sampled:
+        return Parts(SampledContent(tuple(pieces)), reasoning, calls, [])
+    content = "".join(piece.text for piece in pieces) if pieces else None
+    return Parts(content, reasoning, calls, list(_ranges(pieces)))
+
+
+def _ranges(pieces: Sequence[Piece]) -> Iterator[tuple[int, int, float]]:
+    end = 0
+    for piece in pieces:
+        start, end = end, end + len(piece.text)
+        if piece.weights and piece.text:
+            yield start, end, piece.weights[0]
 
 
 def _read_kind(part: Any, at: str) -> str:

@@ -27,7 +27,8 @@ def read_calls(value: Any, place: str) -> list[dict[str, Any]]:
 def read_call(value: Any, place: str) -> dict[str, Any]:
     """``{"type": "function", ..., "function": {"name", "arguments"}}``; other keys stay in place.
 
-    Takes this form, the bare ``{"name", "arguments"}``, and a JSON string of either.
+    Takes this form, the bare ``{"name", "arguments"}`` (or ``parameters``, as ms-swift does), and
+    a JSON string of either.
     """
     if isinstance(value, str):
         value = _decoded(value, place, "bad_tool_call", CALL_REMEDY)
@@ -35,6 +36,9 @@ def read_call(value: Any, place: str) -> dict[str, Any]:
         raise misfit("bad_tool_call", place, "a call", value, remedy=CALL_REMEDY)
     function = value.get("function")
     if function is None:
+        if value.get("arguments") is None and value.get("parameters") is not None:
+            value = {**value, "arguments": value["parameters"]}
+            del value["parameters"]
         function = {key: value[key] for key in value if key in ("name", "arguments")}
         value = {key: value[key] for key in value if key not in ("name", "arguments")}
         field = place

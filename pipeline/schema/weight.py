@@ -27,10 +27,21 @@ class Weight:
 def read_weight(holder: Mapping[str, Any], place: str) -> float | None:
     """What `WEIGHT_KEYS` of a message or a part say with one voice; None without any, or nulls.
 
-    RecordError ``bad_weight``, ``unsupported_weight`` for ms-swift's list of one weight a token,
-    ``conflicting_weight`` where two keys differ.
+    A switch that is on leaves it to the number beside it. RecordError ``bad_weight``,
+    ``unsupported_weight`` for a list of weights, ``conflicting_weight`` where two switches or two
+    numbers differ, a switch is off beside a positive number, or on beside 0.
     """
-    return _read_agreed(holder, (*SWITCHES, *NUMBERS), f"{place}.")
+    switch = _read_agreed(holder, SWITCHES, f"{place}.")
+    number = _read_agreed(holder, NUMBERS, f"{place}.")
+    if switch is None or number is None:
+        return switch if number is None else number
+    if bool(switch) != bool(number):
+        key = next(key for key in NUMBERS if holder.get(key) is not None)
+        fact = (
+            f"is {number:g} beside a switch that is {'on' if switch else 'off'}; keep one of them"
+        )
+        raise fault("conflicting_weight", f"{place}.{key}", fact)
+    return number
 
 
 def read_message_weight(
@@ -79,7 +90,7 @@ def _read_agreed(holder: Mapping[str, Any], keys: tuple[str, ...], prefix: str) 
         if (value := holder.get(key)) is None:
             continue
         field = f"{prefix}{key}"
-        weight = _read_switch(value, field) if key in SWITCHES else _read_number(value, field)
+        weight = _read_switch(value, field) if key in SWITCHES else read_number(value, field)
         if agreed is None:
             agreed, first = weight, key
         elif weight != agreed:
@@ -97,9 +108,10 @@ def _read_switch(value: Any, field: str) -> float:
     raise misfit("bad_weight", field, "true or false", value, remedy=remedy)
 
 
-def _read_number(value: Any, field: str) -> float:
+def read_number(value: Any, field: str) -> float:
+    """A weight that is a number from 0 to `LARGEST`; RecordError ``bad_weight``."""
     if isinstance(value, list) and field.endswith("loss_scale"):
-        fact = "a list of one weight a token is not supported; write one number, or use a rule"
+        fact = "a list of weights goes with token ids in the content; write one number"
         raise fault("unsupported_weight", field, fact)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         remedy = "write 1 or 0" if isinstance(value, bool) else "write one, or drop the key"

@@ -181,7 +181,7 @@ class Tokenizer:
     """Encodes batches with one engine, held to the reference. Made by `load_tokenizer`; picklable.
 
     ``added_tokens`` maps contents to ids; ``control_tokens`` are those of them
-    that are special, or look it.
+    that are special, or look it; ``control_contents`` maps ids of these to contents.
     ``size`` is one more than the largest id.
     """
 
@@ -202,6 +202,7 @@ class Tokenizer:
         self.size = model.size
         self.added_tokens: Mapping[str, int] = {token.content: token.id for token in added}
         self.control_tokens: Mapping[str, int] = {t.content: t.id for t in added if t.control}
+        self.control_contents = {id_: content for content, id_ in self.control_tokens.items()}
         self.code_points = tuple(sorted(code_points))
         self._raw, self._definition, self._engine = raw, definition, engine
         self._reference = engine if isinstance(engine, ReferenceEngine) else None
@@ -266,6 +267,19 @@ class Tokenizer:
         if self._spellings is None:
             self._spellings = read_spellings(self._definition)
         return self._spellings.spelled(encoded)
+
+    def spell(self, ids: Int32) -> tuple[bytes, Int64]:
+        """The bytes that *ids*, each below ``size``, stand for, and how many each covers.
+
+        0 where an id alone tells none, or the tokenizer is one whose ids do not.
+        """
+        if self._spellings is None:
+            self._spellings = read_spellings(self._definition)
+        text, ends = self._spellings.spell(ids)
+        widths = np.diff(ends, prepend=0)
+        lengths = self._model.lengths
+        told = np.zeros(len(ids), np.bool_) if lengths is None else lengths[ids] == widths
+        return text.tobytes(), np.where(told, widths, 0)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The reference's text of *ids*, control tokens included; broken UTF-8 becomes U+FFFD."""

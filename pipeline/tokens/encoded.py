@@ -116,6 +116,36 @@ def join_pieces(encoded: Encoded, counts: Sequence[int]) -> Encoded:
     return Encoded(encoded.ids, firsts, ends, encoded.text, starts, encoded.paths)
 
 
+def fill_rows(encoded: Encoded, filled: Mapping[int, tuple[Int32, Int64, bytes]]) -> Encoded:
+    """Row r is ``filled[r]`` (ids, bytes per token, text in UTF-8), or else the next of *encoded*.
+
+    The paths stay those of *encoded*.
+    """
+    total = len(encoded.firsts) - 1 + len(filled)
+    begins = np.concatenate(([0], encoded.ends[:-1])) if len(encoded.ends) else encoded.ends
+    held = encoded.firsts[:-1] < encoded.firsts[1:]
+    begins[encoded.firsts[:-1][held]] = encoded.starts[:-1][held]
+    widths, text = encoded.ends - begins, encoded.text.tobytes()
+    spans = zip(
+        itertools.pairwise(encoded.firsts.tolist()),
+        itertools.pairwise(encoded.starts.tolist()),
+        strict=True,
+    )
+    others = ((encoded.ids[a:b], widths[a:b], text[c:d]) for (a, b), (c, d) in spans)
+    rows = [filled[row] if row in filled else next(others) for row in range(total)]
+    ids, firsts = join_rows([row[0] for row in rows])
+    flat, _ = join_rows([row[1] for row in rows])
+    joined, starts = join_texts([row[2] for row in rows])
+    return Encoded(
+        ids,
+        firsts,
+        end_tokens(flat.astype(np.int64), firsts, starts),
+        joined,
+        starts,
+        encoded.paths,
+    )
+
+
 def end_tokens(widths: Int64, firsts: Int64, starts: Int64) -> Int64:
     """Ends of tokens from their *widths*, anew from each row's start."""
     cumulated = _cumulated(widths)
