@@ -21,7 +21,6 @@ from pipeline.rules import Claim, RuleSet, Talk
 from pipeline.rules.matching import field_of
 from pipeline.sampled import (
     Place,
-    exempt_sampled,
     find_controls,
     locate,
     scale_places,
@@ -32,7 +31,7 @@ from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
-from pipeline.swift import exempt_weighted, own_weights
+from pipeline.swift import exempt_sampled, exempt_weighted, own_weights
 from pipeline.template import Rendered, Template
 from pipeline.tokens import Tokenizer
 from pipeline.turns import establish_turns

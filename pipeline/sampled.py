@@ -17,9 +17,8 @@ import numpy as np
 from pipeline.conversation import Conversation, Piece, SampledContent, Weights
 from pipeline.errors import RecordError
 from pipeline.regions import Turn
-from pipeline.rules import Claim, RuleSet
 from pipeline.scales import Scale
-from pipeline.spans import Span, subtract
+from pipeline.spans import Span
 from pipeline.template import Rendered
 from pipeline.tokens import Tokenizer
 from pipeline.tokens.encoded import Int32, Int64
@@ -223,26 +222,6 @@ def with_stops(
                 raise RecordError("render", "stop_token_differs", fact, field=run.field)
         stopped.append(replace(place, end=end))
     return stopped, without
-
-
-def exempt_sampled(claims: Sequence[Claim], places: Sequence[Place], rules: RuleSet) -> list[Claim]:
-    """The claims without what they say of runs, which ms-swift's rules do not read.
-
-    Its base it leaves aside only where ids have weights.
-    """
-    if not places:
-        return list(claims)
-    history = {m.first for m in rules.matchers if m.entry.scope == "history"}
-    kept: list[Claim] = []
-    for claim in claims:
-        exempt = [
-            Span(place.start, place.end)
-            for place in places
-            if claim.rule not in history or place.run.weights
-        ]
-        rest = subtract([Span(claim.start, claim.end)], exempt)
-        kept += [claim._replace(start=start, end=end) for start, end in rest]
-    return kept
 
 
 def scale_places(

@@ -15,6 +15,8 @@ import numpy as np
 from pipeline.conversation import Conversation
 from pipeline.regions import Turn
 from pipeline.rules import Claim, RuleSet
+from pipeline.sampled import Place
+from pipeline.spans import Span, subtract
 from pipeline.tokens import Encoded
 from pipeline.weights import IGNORED, Weighed
 
@@ -51,6 +53,26 @@ def exempt_weighted(
         own = switched if claim.rule in history else weighted
         if i < 0 or claim.start >= ends[i] or owners[i] not in own:
             kept.append(claim)
+    return kept
+
+
+def exempt_sampled(claims: Sequence[Claim], places: Sequence[Place], rules: RuleSet) -> list[Claim]:
+    """The claims without what they say of runs, which ms-swift's rules do not read.
+
+    Its base it leaves aside only where ids have weights.
+    """
+    if not places:
+        return list(claims)
+    history = {m.first for m in rules.matchers if m.entry.scope == "history"}
+    kept: list[Claim] = []
+    for claim in claims:
+        exempt = [
+            Span(place.start, place.end)
+            for place in places
+            if claim.rule not in history or place.run.weights
+        ]
+        rest = subtract([Span(claim.start, claim.end)], exempt)
+        kept += [claim._replace(start=start, end=end) for start, end in rest]
     return kept
 
 

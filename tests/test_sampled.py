@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import build, cli, show
+from pipeline import build, cli, reweight, show
 from pipeline.batch import Encoder
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED
@@ -24,6 +24,7 @@ from pipeline.template import Template
 from pipeline.tokens import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
+from tests.test_show import CHAT, write_tokenizer
 
 DAY = datetime.date(2026, 3, 14)
 VOCABULARY = read_vocabulary(BUNDLED / "tokenizer")
@@ -336,6 +337,42 @@ def test_a_build_and_its_source_are_shown(
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     pieces = [line[2] for line in shown if "content" in line]
     assert pieces == ["h", "i"]
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
+def test_reweighted_rows_keep_their_ids_and_own_weights(
+    normalizer: dict[str, str] | None, tmp_path: Path
+) -> None:
+    """Where the tokenizer normalizes, the text of a decomposed question is stored beside."""
+    folder = write_tokenizer(tmp_path / "tokenizer", CHAT, normalizer=normalizer)
+    tokenizer = load_tokenizer(read_vocabulary(folder))
+    pieces = ("P", "aris", " ", "is", "e", "🦜", "!")
+    sampled = [int(id_) for piece in pieces for id_ in tokenizer.encode([piece]).ids]
+    content = {"token_ids": sampled, "loss_scale": [0.5, *[2.0] * (len(sampled) - 2), 0.25]}
+    (path := tmp_path / "in.jsonl").write_bytes(
+        b"\n".join(
+            record({"role": "user", "content": question}, answer(content)).raw or b""
+            for question in ("Paris", "e\u0301 Paris e\u0301")
+        )
+    )
+    (rule := tmp_path / "t.yaml").write_text(
+        "{version: 1, name: t, rules: [{pattern: is, weight: 3}]}"
+    )
+
+    def run(main: Any, *flags: Any) -> list[dict[str, Any]]:
+        argv = [*map(str, flags), "--tokenizer", folder, "--workers", "1", "--quiet"]
+        assert cli.run(main, argv) == 0
+        output = Path(argv[argv.index("--output") + 1])
+        return [r for shard in output.glob("*.parquet") for r in pq.read_table(shard).to_pylist()]
+
+    plain = run(build.main, "--input", path, "--output", tmp_path / "plain")
+    fresh = run(build.main, "--input", path, "--output", tmp_path / "fresh", "--rules", rule)
+    again = run(reweight.main, tmp_path / "plain", "--rules", rule, "--output", tmp_path / "again")
+    assert again == fresh != plain
+    assert [row["text"] is None for row in fresh] == [True, normalizer is None]
+    for row in fresh:
+        found = [i for i in range(row["length"]) if row["input_ids"][i:][: len(sampled)] == sampled]
+        assert len(found) == 1
 
 
 def test_ms_swifts_rules_do_not_read_ids() -> None:
