@@ -24,7 +24,6 @@ from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
 from pipeline.shards import SCHEMA
 from pipeline.source.record import Record, decode
 from pipeline.task import make_encoder
-from pipeline.tokens import EncodeFailure
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
 _NO_DATE = "1970-01-01"  # nothing is rendered again
@@ -148,19 +147,19 @@ def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
 
 
 def _restore(record: Record, row: _StoredRow, encoder: Encoder, *, origin: str) -> Restored:
-    """The row before it was weighed; its text must encode to its ids again."""
-    tokenizer, ids = encoder.tokenizer, np.array(row.input_ids, np.int64)
+    """The row before it was weighed.
+
+    Its text need not encode to its ids again: they may be sampled ones, or tokenized apart.
+    """
+    tokenizer = encoder.tokenizer
     restoration = Restoration(tokenizer.vocabulary, tokenizer=tokenizer)
     try:
         value = record.value or {}  # which lacks what is null
         columns = {name: [value.get(name)] for name in SCHEMA.names}
-        restored = restoration.restore(pa.Table.from_pydict(columns, SCHEMA))
-        quoted = tokenizer.quotes(restored.texts[0], row.input_ids)
-        encoded = tokenizer.encode(restored.texts, quoted={0: quoted})
-    except (InputError, EncodeFailure, pa.ArrowException):
-        encoded = tokenizer.encode([""])
-    if len(ids) and np.array_equal(encoded.ids, ids):
-        return restored
+        if row.input_ids:
+            return restoration.restore(pa.Table.from_pydict(columns, SCHEMA))
+    except (InputError, pa.ArrowException):
+        pass
     raise InputError(
         f"{record.place}: its text cannot be had back from its ids: the shard is damaged; show the "
         f"source record, {origin}"
