@@ -277,6 +277,29 @@ def test_each_output_of_a_turn_is_a_text_of_its_own() -> None:
     assert spans(found, Talk("abac", [turn], {})) == [(1, 2), (3, 4)]
 
 
+def test_the_message_of_the_user_before_is_the_nearest() -> None:
+    roles = [("user", "one"), ("user", "two"), ("assistant", "a"), ("user", "one")]
+    said = Said([(role, [("input", text)], False) for role, text in roles])
+    text, turns, _ = said.build()
+    turns[2] = turns[2]._replace(outputs=turns[2].ranges)
+    for user, expected in (("two", [(6, 7)]), ("one", [])):
+        found = rule_set([{"weight": 0, "when": {"user": user}}])
+        assert spans(found, Talk(text, turns, {})) == expected
+
+
+def test_a_marker_without_text_starts_no_section() -> None:
+    found = rule_set([{"sections": [{"pattern": "a(?=b)|(?=c)", "weight": 1, "body": 2}]}])
+    assert spans(found, talk("xcxabc")) == [(4, 6)]
+    found = rule_set([{"sections": [{"pattern": "(?=c)", "weight": 1, "body": 2}]}])
+    assert spans(found, talk("xc")) == []
+
+
+def test_regions_that_touch_are_one_text() -> None:
+    where = {"region": ["reasoning", "content"]}
+    found = rule_set([{"pattern": r"k>\s*x", "weight": 0, "where": where}])
+    assert spans(found, talk("<think>a</think>\nxy")) == [(14, 18)]
+
+
 def test_a_group_that_matches_several_times_claims_each() -> None:
     found = rule_set([{"pattern": r"(?:(?P<g>\d),)+", "group": "g", "weight": 0}])
     assert spans(found, talk("x1,2,y3,")) == [(1, 2), (3, 4), (6, 7)]
