@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.columns import flat_column
+from pipeline.columns import flat_column, numbers
 from pipeline.regions import Turn
 from pipeline.scales import Scale
 from pipeline.spans import Span
@@ -127,14 +127,14 @@ def read_regions(spans: pa.ChunkedArray) -> Regions:
         _integers(name.indices),
         _integers(start),
         _integers(end),
-        weight.to_numpy(),
+        numbers(weight),
         role.dictionary.to_pylist(),
         name.dictionary.to_pylist(),
     )
 
 
 def _integers(values: pa.Array) -> Int64s:
-    return np.asarray(values.to_numpy(), np.int64)
+    return np.asarray(numbers(values), np.int64)
 
 
 def _changes(values: npt.NDArray[Any]) -> Flags:

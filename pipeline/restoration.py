@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.columns import flat_column
+from pipeline.columns import flat_column, numbers
 from pipeline.divided import read_regions
 from pipeline.errors import InputError, RecordError
 from pipeline.policy import Policy
@@ -78,7 +78,7 @@ class Restoration:
             )
         ]
         firsts, values = flat_column(table["input_ids"])
-        encoded, raws = self._spell(values.to_numpy(), firsts, table["text"], records)
+        encoded, raws = self._spell(numbers(values), firsts, table["text"], records)
         texts = list(_decode(raws, records))
         regions = read_regions(table["spans"])
         for row in regions.outside(np.fromiter(map(len, texts), np.int64, len(texts))).tolist():

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_rows, weigh_rows
-from pipeline.columns import list_column, row_sums
+from pipeline.columns import column, list_column, row_sums
 from pipeline.dataset import Built
 from pipeline.engine import local
 from pipeline.errors import BuildError, ConfigurationError, RecordError
@@ -188,8 +188,8 @@ def _replaced(table: pa.Table, weighed: Weighed, firsts: Any, targets: Any) -> p
     columns = {
         "labels": list_column(firsts, weighed.labels),
         "loss_scale": list_column(firsts, weighed.loss_scale),
-        "num_target_tokens": pa.array(targets.astype(np.int32)),
-        "weight_sum": pa.array(row_sums(weighed.loss_scale, firsts).astype(np.float32)),
+        "num_target_tokens": column(targets.astype(np.int32)),
+        "weight_sum": column(row_sums(weighed.loss_scale, firsts).astype(np.float32)),
     }
     arrays = [
         columns[name] if name in _WEIGHED else pa.concat_arrays(table[name].chunks)

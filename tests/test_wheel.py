@@ -33,6 +33,8 @@ def test_the_wheel_carries_rules_sample_and_tokenizer(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "rules/ignore_empty_think.yaml",
+        "rules/ms-swift/ignore_empty_think.yaml",
+        "rules.schema.json",
         "sample.jsonl",
         "certificates.json",
         "tokenizer/tokenizer.json",

@@ -15,6 +15,7 @@ _MOST_NODES = 100_000
 _COUNT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _FUZZY = re.compile(r"\{\s*[\deids]")
+_RECURSIVE = re.compile(r"\(\?(?:R|\d+|&)")
 _INLINE = re.compile(r"\(\?[\w-]+[):]")  # (?i), (?V1s:, (?R)
 _CLASSES = [f"\\{letter}" for letter in "sSdDwWbBAZzntrfvRX"]
 _PLAIN = re.compile(r"[\w<>/:,;=@#%&\"'~`! \n\t✿-]")
@@ -28,6 +29,9 @@ def compile_pattern(source: str, flags: int = regex.VERSION1) -> Pattern:
     """
     if len(source) > _LONGEST:
         raise ValueError(f"is {len(source):,} characters long; use at most {_LONGEST:,}")
+    if _RECURSIVE.search(source):
+        # (?P<x>(?&x)a|b) takes 500 MB a second before its time is over.
+        raise ValueError("calls itself; spell out what it repeats")
     nodes = _count_nodes(source)
     if nodes > _MOST_NODES:
         raise ValueError(f"expands to {nodes:,} characters; use + or *, or smaller counts")
@@ -104,7 +108,8 @@ def required_texts(source: str) -> tuple[str, ...]:
 def is_anchored(pattern: Pattern) -> bool:
     """Whether it matches at a text's start only: then `match` does what `search` does, faster."""
     source = pattern.pattern
-    plain = source.startswith("^") and not _INLINE.search(source) and "|" not in source
+    starts = source.startswith("^") and source[1:2] not in tuple("*?+{")
+    plain = starts and not _INLINE.search(source) and "|" not in source
     return plain and not pattern.flags & (regex.MULTILINE | regex.REVERSE)
 
 

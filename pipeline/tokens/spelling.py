@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.columns import column
 from pipeline.tokens.encoded import Encoded, Int32, Int64
 from pipeline.tokens.offsets import (
     BYTE,
@@ -49,7 +50,7 @@ class Spellings:
 
     def spell(self, ids: Int32) -> tuple[Bytes, Int64]:
         """What *ids* spell, one after another, in UTF-8; and int64 [tokens], where each ends."""
-        taken = self.words.take(pa.array(ids))
+        taken = self.words.take(column(ids))
         _, offsets, data = taken.buffers()
         ends = np.frombuffer(offsets, np.int32, len(ids) + 1)[1:].astype(np.int64)
         size = int(ends[-1]) if len(ends) else 0
