@@ -213,7 +213,8 @@ class Encoder:
     ) -> tuple[pa.RecordBatch, list[Reject], Counts]:
         """The columns of a shard, rows that would train nothing apart, and what to count."""
         weighted = row_sums(weighed.loss_scale != 0, encoded.firsts)
-        counts = count_rows(prepared, encoded, weighed, weighted, self.rules)
+        counts = count_weights(encoded, weighed, weighted, self.rules)
+        counts.update(_count_turns(prepared, weighted > 0))
         # Of a conversation in several rows, those that train nothing while others do.
         training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
         counts["untrained_rows"] = sum(
@@ -226,26 +227,35 @@ class Encoder:
 
 
 def weigh_rows(
-    prepared: Sequence[Prepared], encoded: Encoded, rules: RuleSet, policy: Policy
+    prepared: Sequence[Prepared],
+    encoded: Encoded,
+    rules: RuleSet,
+    policy: Policy,
+    *,
+    outputs: CharacterSpans | None = None,
 ) -> Weighed:
-    """Labels and weights of the batch; claims are in the order of ``rules.rules``."""
-    outputs = [
-        (row, *span) for row, p in enumerate(prepared) for t in p.turns for span in t.outputs
-    ]
+    """Labels and weights of the batch; claims are in the order of ``rules.rules``.
+
+    *outputs* are those of the rows' turns, where the turns themselves are not at hand.
+    """
     claims: list[list[tuple[int, int, int]]] = [[] for _ in rules.rules]
     for row, p in enumerate(prepared):
         for rule, start, end in p.claims:
             claims[rule].append((row, start, end))
     scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
-    # A template may print messages in another order, and a pattern may search backwards.
-    outputs.sort()
+    if outputs is None:
+        spoken = [
+            (row, *span) for row, p in enumerate(prepared) for t in p.turns for span in t.outputs
+        ]
+        # A template may print messages in another order, and a pattern may search backwards.
+        outputs = _character_spans(sorted(spoken))
     for spans in claims:
         spans.sort()
     everything = rules.base == "all"
     weighed = weigh(
         encoded,
         [p.text for p in prepared],
-        _character_spans(outputs),
+        outputs,
         [
             Claimed(
                 _character_spans(spans),
@@ -265,10 +275,23 @@ def weigh_rows(
     return weighed
 
 
-def count_rows(
-    prepared: Sequence[Prepared], encoded: Encoded, weighed: Weighed, weighted: Any, rules: RuleSet
-) -> Counts:
-    """Of the rows that carry loss: what trains, how starts were found, what rules claimed.
+def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
+    """Of the *kept* rows: how starts were found, and what else was counted of each."""
+    counts: Counts = Counter()
+    for keep, p in zip(kept.tolist(), prepared, strict=True):
+        if not keep:
+            continue
+        counts.update(p.counts)
+        for turn in p.turns:
+            if turn.outputs:
+                counts["turns"] += 1
+                counts[f"found.{turn.found}"] += 1
+                counts["turns_without_stop"] += turn.stop < 0
+    return counts
+
+
+def count_weights(encoded: Encoded, weighed: Weighed, weighted: Any, rules: RuleSet) -> Counts:
+    """Of the rows that carry loss: what trains, and what rules claimed.
 
     ``weighted`` are the tokens of each row that do not weigh 0.
     """
@@ -280,17 +303,9 @@ def count_rows(
     counts["targets"] = int(targets.sum())
     if any(rule.count for rule in rules.rules):
         counts["counted_zeros"] = int((targets - weighted[kept]).sum())
-    counts["weight_sum"] = float(weighed.loss_scale.sum(dtype=np.float64))  # type: ignore[assignment] # floats add up too
+    sums = row_sums(weighed.loss_scale, encoded.firsts)[kept]
+    counts["weight_sum"] = float(sums.sum(dtype=np.float64))  # type: ignore[assignment] # floats add up too
     counts["straddling.outputs"] = weighed.outputs.straddling
-    for keep, p in zip(kept.tolist(), prepared, strict=True):
-        if not keep:
-            continue
-        counts.update(p.counts)
-        for turn in p.turns:
-            if turn.outputs:
-                counts["turns"] += 1
-                counts[f"found.{turn.found}"] += 1
-                counts["turns_without_stop"] += turn.stop < 0
     for rule, spans, trained in zip(
         rules.rules, weighed.claims, weighed.trained_claims, strict=True
     ):

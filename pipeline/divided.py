@@ -6,9 +6,8 @@ cost: most of the time of reweighting would be theirs.
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.columns import flat_column, numbers
+from pipeline.edges import CharacterSpans
 from pipeline.regions import Turn
+from pipeline.rules.matching import Piece
 from pipeline.scales import Scale
 from pipeline.spans import Span
 
@@ -51,37 +52,29 @@ class Regions:
         bad = (self.start < 0) | (self.end < self.start) | (self.end > lengths[rows])
         return np.unique(rows[bad])
 
-    def turns(self, texts: Sequence[str]) -> Iterator[list[Turn]]:
-        """Each row's turns; how their starts were found is not stored."""
+    def turns(self, texts: Sequence[str]) -> DividedTurns:
+        """All rows' turns; how their starts were found is not stored."""
         rows = self._rows()
         begins = _changes(rows) | _changes(self.message) | _changes(self.role)
         turn = np.cumsum(begins) - 1
         first = np.flatnonzero(begins)
-        ranges, edges = _joined(turn, self.start, self.end, len(first))
+        count = len(first)
         spoken = self._named(*_OUTPUT)
-        outputs, cuts = _joined(turn[spoken], self.start[spoken], self.end[spoken], len(first))
-        stop, called = np.full(len(first), -1), np.full(len(first), -1)
+        stop, called = np.full(count, -1), np.full(count, -1)
         stops = np.flatnonzero(self._named("stop"))
         stop[turn[stops]] = self.start[stops]  # the last of a turn stays
         calls = np.flatnonzero(self._named("tool_call"))[::-1]
         called[turn[calls]] = self.start[calls]  # the first
-        opened = self._opened(turn, rows, texts, len(first))
-        made = [
-            Turn(message, self.roles[role], ranges[a:b], outputs[c:d], stop, "", opened, called)
-            for message, role, (a, b), (c, d), stop, opened, called in zip(
-                self.message[first].tolist(),
-                self.role[first].tolist(),
-                itertools.pairwise(edges),
-                itertools.pairwise(cuts),
-                stop.tolist(),
-                opened.tolist(),
-                called.tolist(),
-                strict=True,
-            )
-        ]
-        owned = np.cumsum(np.bincount(rows[first], minlength=len(self.firsts) - 1)).tolist()
-        for a, b in itertools.pairwise([0, *owned]):
-            yield [turn for turn in made[a:b] if turn.message >= 0]
+        return DividedTurns(
+            np.searchsorted(rows[first], np.arange(len(self.firsts))).tolist(),
+            self.message[first].tolist(),
+            [self.roles[role] for role in self.role[first].tolist()],
+            _joined(turn, self.start, self.end, count),
+            _joined(turn[spoken], self.start[spoken], self.end[spoken], count),
+            stop.tolist(),
+            called.tolist(),
+            self._opened(turn, rows, texts, count).tolist(),
+        )
 
     def scales(self) -> list[list[Scale]]:
         """Each row's weights before any rule, where they are not 1."""
@@ -115,6 +108,75 @@ class Regions:
         return opened
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Spans of turns: turn t has ``spans[edges[t]:edges[t + 1]]``, in arrays too."""
+
+    start: Int64s
+    end: Int64s
+    spans: list[Span]
+    edges: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class DividedTurns:
+    """Turns of a batch, field by field: row r has ``firsts[r]`` up to ``firsts[r + 1]``.
+
+    Made into values one row at a time, as many rows are weighed without.
+    """
+
+    firsts: list[int]
+    messages: list[int]
+    roles: list[str]
+    ranges: Joined
+    outputs: Joined
+    stops: list[int]
+    called: list[int]
+    opened: list[bool]
+
+    def of(self, row: int) -> list[Turn]:
+        """A row's turns, in the order of its messages; what nobody owns is none."""
+        turns: list[Turn] = []
+        (ranges, a), (outputs, b) = (
+            (joined.spans, joined.edges) for joined in (self.ranges, self.outputs)
+        )
+        for t in range(self.firsts[row], self.firsts[row + 1]):
+            message = self.messages[t]
+            if message >= 0:
+                own, said = ranges[a[t] : a[t + 1]], outputs[b[t] : b[t + 1]]
+                stop, called = self.stops[t], self.called[t]
+                turns.append(
+                    Turn(message, self.roles[t], own, said, stop, "", self.opened[t], called)
+                )
+        return turns
+
+    def said(self, row: int) -> list[Piece]:
+        """`said_in` the row's turns, without making them."""
+        spans, edges, stops = self.outputs.spans, self.outputs.edges, self.stops
+        pieces: list[Piece] = []
+        for t in range(self.firsts[row], self.firsts[row + 1]):
+            stop = stops[t]
+            for start, end in spans[edges[t] : edges[t + 1]]:
+                pieces.append(Piece(self.messages[t], start, stop if start <= stop < end else end))
+        return pieces
+
+    def spoken(self, *, without: Sequence[int] = ()) -> CharacterSpans:
+        """All outputs but those of some rows, by row and start."""
+        turns = np.repeat(np.arange(len(self.messages)), np.diff(self.outputs.edges))
+        rows = np.searchsorted(np.array(self.firsts), turns, side="right") - 1
+        order = np.lexsort((self.outputs.start, rows))
+        order = order[~np.isin(rows[order], np.array(without, np.int64))]
+        return CharacterSpans(rows[order], self.outputs.start[order], self.outputs.end[order])
+
+    def count(self, kept: Flags) -> dict[str, int]:
+        """Of the *kept* rows: turns that train, and those of them without a stop token."""
+        numbers = np.arange(len(self.messages))
+        rows = np.searchsorted(np.array(self.firsts), numbers, side="right") - 1
+        training = kept[rows] & (np.diff(self.outputs.edges) > 0)
+        stopless = int((training & (np.array(self.stops) < 0)).sum())
+        return {"turns": int(training.sum()), "turns_without_stop": stopless}
+
+
 def read_regions(spans: pa.ChunkedArray) -> Regions:
     """The column ``spans`` of a shard."""
     firsts, values = flat_column(spans)
@@ -144,12 +206,12 @@ def _changes(values: npt.NDArray[Any]) -> Flags:
     return changes
 
 
-def _joined(turn: Int64s, start: Int64s, end: Int64s, count: int) -> tuple[list[Span], list[int]]:
-    """Spans joined where they touch; turn t has those from ``edges[t]`` up to ``edges[t + 1]``."""
+def _joined(turn: Int64s, start: Int64s, end: Int64s, count: int) -> Joined:
+    """Spans joined where they touch."""
     begins = _changes(turn)
     begins[1:] |= start[1:] != end[:-1]
     first = np.flatnonzero(begins)
     last = np.append(first[1:], len(turn))[: len(first)] - 1
-    spans = [*map(Span, start[first].tolist(), end[last].tolist())]
-    edges = np.cumsum(np.bincount(turn[first], minlength=count))
-    return spans, [0, *edges.tolist()]
+    edges = np.append(0, np.cumsum(np.bincount(turn[first], minlength=count)))
+    starts, ends = start[first], end[last]
+    return Joined(starts, ends, [*map(Span, starts.tolist(), ends.tolist())], edges.tolist())

@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import flat_column, numbers
-from pipeline.divided import read_regions
+from pipeline.divided import DividedTurns, read_regions
 from pipeline.errors import InputError, RecordError
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared
-from pipeline.regions import Turn
 from pipeline.rules import RuleSet, Talk
 from pipeline.scales import Scale
 from pipeline.source.record import Record
@@ -37,13 +36,13 @@ class Restored:
     records: list[Record]
     texts: list[str]
     encoded: Encoded
-    turns: list[list[Turn]]
+    turns: DividedTurns
     scales: list[list[Scale]]
     fields: list[dict[str, Any]]
 
     def prepare(self, row: int, rules: RuleSet, policy: Policy) -> Prepared:
         """A row with what *rules* claim of it. Raises RecordError where they fail on it."""
-        text, turns, scales = self.texts[row], self.turns[row], self.scales[row]
+        text, turns, scales = self.texts[row], self.turns.of(row), self.scales[row]
         claims = rules.claims(Talk(text, turns, self.fields[row], policy.swift))
         if policy.swift:
             weighted = {
@@ -83,7 +82,7 @@ class Restoration:
         regions = read_regions(table["spans"])
         for row in regions.outside(np.fromiter(map(len, texts), np.int64, len(texts))).tolist():
             raise _damaged(records[row], f"a span lies outside its {len(texts[row])} characters")
-        turns = list(regions.turns(texts))
+        turns = regions.turns(texts)
         fields = [json.loads(f) if f else {} for f in table["fields"].to_pylist()]
         return Restored(records, texts, encoded, turns, regions.scales(), fields)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_rows, weigh_rows
+from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_weights, weigh_rows
 from pipeline.columns import column, list_column, row_sums
 from pipeline.dataset import Built
 from pipeline.engine import local
@@ -150,13 +150,20 @@ def reweigh(
     encoded = restored.encoded
     prepared: list[Prepared] = []
     left_out: dict[int, RecordError] = {}
+    simple = rules.plain  # then no turns need be made
     for row, record in enumerate(restored.records):
+        text, scales = restored.texts[row], restored.scales[row]
         try:
-            prepared.append(restored.prepare(row, rules, policy))
+            if simple:
+                claims = rules.claims_said(text, restored.turns.said(row))
+                prepared.append(Prepared(record, text, [], claims, scales))
+            else:
+                prepared.append(restored.prepare(row, rules, policy))
         except RecordError as error:
             left_out[row] = error
-            prepared.append(Prepared(record, restored.texts[row], [], []))
-    weighed = weigh_rows(prepared, encoded, rules, policy)
+            prepared.append(Prepared(record, text, [], []))
+    outputs = restored.turns.spoken(without=list(left_out))
+    weighed = weigh_rows(prepared, encoded, rules, policy, outputs=outputs)
     targets = row_sums(weighed.labels != IGNORED, encoded.firsts)
     weighted = row_sums(weighed.loss_scale != 0, encoded.firsts)
     weighted[list(left_out)] = 0  # base all would weigh what it has no claims of
@@ -173,7 +180,8 @@ def reweigh(
         reject(restored.records[row], left_out.get(row, NOTHING_TO_TRAIN))
         for row in sorted(lost.values())
     ]
-    counts = count_rows(prepared, encoded, weighed, weighted, rules)
+    counts = count_weights(encoded, weighed, weighted, rules)
+    counts.update(restored.turns.count(kept))
     counts["untrained_rows"] = len([r for r in untrained if _key(restored.records[r]) in training])
     counts["conversations"] = table.num_rows
     counts["rejects"] = len(rejects)

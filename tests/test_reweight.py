@@ -395,7 +395,8 @@ def test_turns_and_scales_of_many_rows_are_those_of_each(rows: Sequence[list[Reg
         pa.list_(SPAN_TYPE),
     )
     regions = read_regions(column)
-    found = list(regions.turns(["<think>" * 20] * len(rows)))
+    turns = regions.turns(["<think>" * 20] * len(rows))
+    found = [turns.of(row) for row in range(len(rows))]
     assert [[t._replace(opened=False) for t in row] for row in found] == [
         list(restore_turns(row)) for row in rows
     ]

@@ -14,7 +14,15 @@ from pipeline.rules.document import Document
 from pipeline.rules.entry import Rule, RuleFile
 from pipeline.rules.example import check_examples
 from pipeline.rules.grammar import read_rules
-from pipeline.rules.matching import Claim, Matcher, Talk, find_claims, make_matcher
+from pipeline.rules.matching import (
+    Claim,
+    Matcher,
+    Piece,
+    Talk,
+    find_claims,
+    find_said,
+    make_matcher,
+)
 from pipeline.rules.swift import is_swift, read_swift
 
 __all__ = ["Claim", "Rule", "RuleFile", "RuleSet", "Talk", "compose", "load_rules"]
@@ -40,6 +48,15 @@ class RuleSet:
     def fields(self) -> tuple[str, ...]:
         """The record's fields that conditions ask for."""
         return tuple(sorted({path for m in self.matchers for path in m.entry.fields}))
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of them are patterns for what the assistant says: see `claims_said`."""
+        return all(matcher.plain for matcher in self.matchers)
+
+    def claims_said(self, text: str, pieces: Sequence[Piece]) -> list[Claim]:
+        """What `claims` gives where the assistant says *pieces*, if the rules are plain."""
+        return find_said(self.matchers, text, pieces)
 
     def claims(self, talk: Talk) -> list[Claim]:
         """What each rule claims of a row, rule by rule, left to right, disjoint within a rule.

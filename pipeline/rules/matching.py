@@ -27,6 +27,14 @@ class Claim(NamedTuple):
     end: int
 
 
+class Piece(NamedTuple):
+    """Characters of the whole text that the assistant says in message ``message``."""
+
+    message: int
+    start: int
+    end: int
+
+
 class Talk(NamedTuple):
     """A rendered conversation as rules see it.
 
@@ -70,37 +78,95 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
 
     Raises RecordError(``match``, ``pattern_timeout`` | ``too_many_claims`` | ``field_type``).
     """
+    text = talk.text
+    active = [m for m in matchers if not lacks(text, m.entry.needed)]
+    if all(matcher.plain for matcher in active):  # none at all, mostly
+        return find_said(active, text, said_in(talk.turns)) if active else []
     search = _Search(talk, time.monotonic() + TIME_LIMIT)
-    claims: list[Claim] = []
-    claimed: set[int] = set()
-    mixed: set[int] = set()  # rules whose claims may overlap or come unsorted
-    for matcher in matchers:
-        if _lacks(talk.text, matcher.entry.needed):
-            continue
+    gathered = _Gathered([], set(), set())
+    for matcher in active:
         try:
-            found = search.match(matcher)
+            found = list(itertools.islice(search.match(matcher), MOST_CLAIMS + 1))
         except TimeoutError:
-            raise RecordError(
-                "match",
-                "pattern_timeout",
-                f"rule {matcher.name} took the rules over {TIME_LIMIT:g} s on this row of "
-                f"{len(talk.text):,} characters; make its pattern cheaper or drop the record",
-                field=search.place,
-            ) from None
-        if not found:
+            raise _timeout(matcher, text, search.place) from None
+        gathered.take(found, matcher)
+    return gathered.claims_in_order()
+
+
+def said_in(turns: Iterable[Turn]) -> list[Piece]:
+    """All that the assistant says: pieces of its outputs, without stop tokens."""
+    return [
+        Piece(turn.message, start, turn.stop if start <= turn.stop < end else end)
+        for turn in turns
+        for start, end in turn.outputs
+    ]
+
+
+def find_said(matchers: Iterable[Matcher], text: str, pieces: Sequence[Piece]) -> list[Claim]:
+    """What `find_claims` does, for matchers that are plain: all that most rules need.
+
+    No turn, and no object of any kind, is made for a row: a third of the price.
+    """
+    gathered: _Gathered | None = None
+    deadline = 0.0
+    for matcher in matchers:
+        entry, message = matcher.entry, -1
+        if lacks(text, entry.needed):
             continue
-        if _mixes(matcher.entry) or (matcher.entry.shares and matcher.first in claimed):
-            mixed.add(matcher.first)
-        claimed.add(matcher.first)
-        claims += found
-        if len(claims) > MOST_CLAIMS:
+        if gathered is None:
+            gathered, deadline = _Gathered([], set(), set()), time.monotonic() + TIME_LIMIT
+        found: list[Claim] = []
+        needed, rule, group = entry.needed, matcher.first, entry.group or 0
+        try:
+            for message, start, end in pieces:  # noqa: B007 - an error names the last message
+                if _lacks_within(text, needed, start, end):
+                    continue
+                for match in _matches(entry, text[start:end], deadline):
+                    for a, b in match.spans(group):
+                        if a < b:
+                            found.append(Claim(rule, start + a, start + b))
+                    if len(found) > MOST_CLAIMS:
+                        break
+        except TimeoutError:
+            raise _timeout(matcher, text, f"messages[{message}]") from None
+        gathered.take(found, matcher)
+    return gathered.claims_in_order() if gathered else []
+
+
+class _Gathered(NamedTuple):
+    """Claims so far; which rules have some, and whose may overlap or come unsorted."""
+
+    claims: list[Claim]
+    claimed: set[int]
+    mixed: set[int]
+
+    def take(self, found: list[Claim], matcher: Matcher) -> None:
+        if not found:
+            return
+        if _mixes(matcher.entry) or (matcher.entry.shares and matcher.first in self.claimed):
+            self.mixed.add(matcher.first)
+        self.claimed.add(matcher.first)
+        self.claims.extend(found)
+        if len(self.claims) > MOST_CLAIMS:
             raise RecordError(
                 "match",
                 "too_many_claims",
                 f"rule {matcher.name} makes over {MOST_CLAIMS:,} claims in one row; let its "
                 "pattern match longer spans or drop the record",
             )
-    return _merged(claims, mixed) if mixed else claims
+
+    def claims_in_order(self) -> list[Claim]:
+        return _merged(self.claims, self.mixed) if self.mixed else self.claims
+
+
+def _timeout(matcher: Matcher, text: str, place: str) -> RecordError:
+    return RecordError(
+        "match",
+        "pattern_timeout",
+        f"rule {matcher.name} took the rules over {TIME_LIMIT:g} s on this row of "
+        f"{len(text):,} characters; make its pattern cheaper or drop the record",
+        field=place,
+    )
 
 
 def _mixes(entry: Entry) -> bool:
@@ -109,10 +175,17 @@ def _mixes(entry: Entry) -> bool:
     return bool(entry.group or backwards)
 
 
-def _lacks(text: str, needed: tuple[str, ...]) -> bool:
+def lacks(text: str, needed: tuple[str, ...]) -> bool:
     """Whether *text* has none of what is *needed*; a loop, as `any` takes thrice the time."""
     for part in needed:
         if part in text:
+            return False
+    return bool(needed)
+
+
+def _lacks_within(text: str, needed: tuple[str, ...], start: int, end: int) -> bool:
+    for part in needed:
+        if text.find(part, start, end) >= 0:
             return False
     return bool(needed)
 
@@ -135,44 +208,8 @@ class _Search:
     def __init__(self, talk: Talk, deadline: float) -> None:
         self.talk, self.deadline, self.place = talk, deadline, ""
         self._spoken: dict[int, list[Span]] = {}
-        self._pieces_said: list[tuple[int, int, str]] | None = None
 
-    def match(self, matcher: Matcher) -> list[Claim]:
-        """At most one claim more than MOST_CLAIMS."""
-        if matcher.plain:
-            return self._plainly(matcher)
-        return list(itertools.islice(self._match(matcher), MOST_CLAIMS + 1))
-
-    def _plainly(self, matcher: Matcher) -> list[Claim]:
-        """What `_match` finds, in the common case and at a third of its price."""
-        entry, found = matcher.entry, list[Claim]()
-        needed, rule, group = entry.needed, matcher.first, entry.group or 0
-        for index, start, piece in self._said_texts():
-            if _lacks(piece, needed):
-                continue
-            self.place = f"messages[{index}]"
-            for match in self._matches(entry, piece):
-                for a, b in match.spans(group):
-                    if a < b:
-                        found.append(Claim(rule, start + a, start + b))
-                        if len(found) > MOST_CLAIMS:
-                            return found
-        return found
-
-    def _said_texts(self) -> list[tuple[int, int, str]]:
-        """All that the assistant says: the message, where a piece starts, and the piece."""
-        if self._pieces_said is None:
-            text, said = self.talk.text, list[tuple[int, int, str]]()
-            for turn in self.talk.turns:
-                stop = turn.stop
-                for start, end in turn.outputs:
-                    said.append(
-                        (turn.message, start, text[start : stop if start <= stop < end else end])
-                    )
-            self._pieces_said = said
-        return self._pieces_said
-
-    def _match(self, matcher: Matcher) -> Iterator[Claim]:
+    def match(self, matcher: Matcher) -> Iterator[Claim]:
         entry = matcher.entry
         if entry.scope == "history":
             for turn in self._history():
@@ -217,7 +254,7 @@ class _Search:
     def _all(self, condition: Condition, index: int) -> bool:
         turns, text = self.talk.turns, self.talk.text
         if condition.user is not None:
-            if _lacks(text, condition.needed):
+            if lacks(text, condition.needed):
                 return False
             asked = next((t for t in reversed(turns[:index]) if t.role == "user"), None)
             if asked is None or not self._search(condition.user, text, asked.ranges):
@@ -276,12 +313,12 @@ class _Search:
                 yield Claim(first, start, end)
             return
         piece = self.talk.text[start:end]
-        if _lacks(piece, entry.needed):
+        if lacks(piece, entry.needed):
             return
         if entry.sections:
             yield from self._sections(matcher, piece, start)
             return
-        for match in self._matches(entry, piece):
+        for match in _matches(entry, piece, self.deadline):
             rule = first
             if entry.markers:
                 kind = next(k for group, k, _ in entry.markers if match.end(group) >= 0)
@@ -296,7 +333,7 @@ class _Search:
         """Markers, and what follows each up to the next."""
         entry, first = matcher.entry, matcher.first
         position, rule = 0, -1
-        for match in self._matches(entry, piece):
+        for match in _matches(entry, piece, self.deadline):
             a, b = match.span()
             if a == b:
                 continue
@@ -309,19 +346,24 @@ class _Search:
         if rule >= 0 and position < len(piece):
             yield Claim(first + rule, start + position, start + len(piece))
 
-    def _matches(self, entry: Entry, piece: str) -> Iterable[Any]:
-        assert entry.pattern is not None
-        if entry.where.anchored:
-            found = entry.pattern.match(piece, timeout=self._left())
-            return [found] if found else []
-        if entry.where.first:
-            found = entry.pattern.search(piece, timeout=self._left())
-            return [found] if found else []
-        return entry.pattern.finditer(piece, timeout=self._left())
-
     def _left(self) -> float:
-        """Seconds; never 0, which would mean no limit."""
-        return max(self.deadline - time.monotonic(), _NEVER)
+        return _left(self.deadline)
+
+
+def _left(deadline: float) -> float:
+    """Seconds; never 0, which would mean no limit."""
+    return max(deadline - time.monotonic(), _NEVER)
+
+
+def _matches(entry: Entry, piece: str, deadline: float) -> Iterable[Any]:
+    assert entry.pattern is not None
+    if entry.where.anchored:
+        found = entry.pattern.match(piece, timeout=_left(deadline))
+        return [found] if found else []
+    if entry.where.first:
+        found = entry.pattern.search(piece, timeout=_left(deadline))
+        return [found] if found else []
+    return entry.pattern.finditer(piece, timeout=_left(deadline))
 
 
 def field_of(record: Mapping[str, Any], path: str) -> Any:
