@@ -157,7 +157,7 @@ class DividedTurns:
         for t in range(self.firsts[row], self.firsts[row + 1]):
             stop = stops[t]
             for start, end in spans[edges[t] : edges[t + 1]]:
-                pieces.append(Piece(self.messages[t], start, stop if start <= stop < end else end))
+                pieces.append((self.messages[t], start, stop if start <= stop < end else end))
         return pieces
 
     def spoken(self, *, without: Sequence[int] = ()) -> CharacterSpans:

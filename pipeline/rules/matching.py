@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import regex
 
@@ -18,19 +18,13 @@ TIME_LIMIT = 5.0  # seconds for all rules on one row; sane patterns take microse
 MOST_CLAIMS = 1_000_000  # of one row
 _NEVER = 1e-9
 
+Piece: TypeAlias = tuple[int, int, int]  # what the assistant says: its message, start and end
+
 
 class Claim(NamedTuple):
     """Characters of the whole text that the rule of index ``rule`` weights."""
 
     rule: int
-    start: int
-    end: int
-
-
-class Piece(NamedTuple):
-    """Characters of the whole text that the assistant says in message ``message``."""
-
-    message: int
     start: int
     end: int
 
@@ -50,13 +44,15 @@ class Talk(NamedTuple):
 
 class Matcher(NamedTuple):
     """An entry in a rule set: ``first`` is the index of its first rule, ``name`` what errors say;
-    ``everyone``: all roles carry loss; ``plain``: a pattern for all that the assistant says."""
+    ``everyone``: all roles carry loss; ``plain``: a pattern for all that the assistant says;
+    ``mixes``: its claims may overlap or come unsorted."""
 
     entry: Entry
     first: int
     name: str
     everyone: bool
     plain: bool
+    mixes: bool
 
 
 def make_matcher(entry: Entry, first: int, name: str, *, everyone: bool) -> Matcher:
@@ -70,7 +66,9 @@ def make_matcher(entry: Entry, first: int, name: str, *, everyone: bool) -> Matc
         and limits == (None, None, None, None)
         and not (where.regions or entry.sections or entry.markers)
     )
-    return Matcher(entry, first, name, everyone, plain)
+    # (?r) finds the last match first, and groups in lookarounds may overlap.
+    backwards = entry.pattern is not None and entry.pattern.flags & regex.REVERSE
+    return Matcher(entry, first, name, everyone, plain, bool(entry.group or backwards))
 
 
 def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
@@ -96,7 +94,7 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
 def said_in(turns: Iterable[Turn]) -> list[Piece]:
     """All that the assistant says: pieces of its outputs, without stop tokens."""
     return [
-        Piece(turn.message, start, turn.stop if start <= turn.stop < end else end)
+        (turn.message, start, turn.stop if start <= turn.stop < end else end)
         for turn in turns
         for start, end in turn.outputs
     ]
@@ -143,7 +141,7 @@ class _Gathered(NamedTuple):
     def take(self, found: list[Claim], matcher: Matcher) -> None:
         if not found:
             return
-        if _mixes(matcher.entry) or (matcher.entry.shares and matcher.first in self.claimed):
+        if matcher.mixes or (matcher.entry.shares and matcher.first in self.claimed):
             self.mixed.add(matcher.first)
         self.claimed.add(matcher.first)
         self.claims.extend(found)
@@ -167,12 +165,6 @@ def _timeout(matcher: Matcher, text: str, place: str) -> RecordError:
         f"{len(text):,} characters; make its pattern cheaper or drop the record",
         field=place,
     )
-
-
-def _mixes(entry: Entry) -> bool:
-    """Whether its claims may overlap or come unsorted: (?r) finds the last match first."""
-    backwards = entry.pattern is not None and entry.pattern.flags & regex.REVERSE
-    return bool(entry.group or backwards)
 
 
 def lacks(text: str, needed: tuple[str, ...]) -> bool:
