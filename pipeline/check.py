@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def _compare(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="weighted-shards-") as spool:
             batches = read_input(word, encoder, new, spool=Path(spool), rows=args.rows)
             found = compare(batches, old, new, encoder.policy, examples=args.examples)
-    print("\n".join(tell(found)))
+    for line in tell(found):
+        _say(line)
     return 0
 
 
@@ -78,7 +80,7 @@ def _check(path: Path) -> bool:
     try:
         file = read_rule_file(path)
     except RuleError as error:
-        print(error)
+        _say(str(error))
         return False
     failures = check_examples(file)
     lack = check_coverage(file) if file.examples or not _is_config(file) else ""
@@ -93,12 +95,18 @@ def _check(path: Path) -> bool:
     return True
 
 
+def _say(line: str) -> None:
+    """What standard output's encoding has no character for is escaped, never an error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def _tell(failure: Failure) -> None:
-    print(failure.message)
+    _say(failure.message)
     if failure.shown:
         print("  the rules change:")
         for line in failure.shown.splitlines():
-            print(f"    {line}")
+            _say(f"    {line}")
 
 
 def _is_config(file: RuleFile) -> bool:

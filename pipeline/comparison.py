@@ -11,9 +11,9 @@ import numpy as np
 
 from pipeline.batch import Encoder, weigh_rows
 from pipeline.errors import ConfigurationError, RecordError
-from pipeline.lineage import read_finished
+from pipeline.lineage import read_finished, require_digest
 from pipeline.policy import Policy
-from pipeline.preparation import Prepared
+from pipeline.preparation import Prepared, require_turns
 from pipeline.restoration import Restoration
 from pipeline.rules import RuleSet, Talk
 from pipeline.shards import SCHEMA, read_groups
@@ -21,6 +21,7 @@ from pipeline.source import read, survey
 from pipeline.source.record import decode
 from pipeline.stored import recipe_of_manifest
 from pipeline.tokens import Encoded, EncodeFailure
+from pipeline.tokens.encoded import select_rows
 
 _CONTEXT = 24  # characters on each side of a changed span
 _SHOWN = 120  # characters of a changed span
@@ -72,6 +73,12 @@ def compare(
     A number among the batches is one of rows that could not be read. Raises ConfigurationError for
     edges that split, as ids would differ.
     """
+    if policy.swift:
+        raise ConfigurationError(
+            "--diff: ms-swift's weights depend on more than rules; compare without its profile"
+        )
+    for rules in (old, new):
+        require_turns(policy, rules)
     if "split" in {policy.edge, *(rule.edge for rule in (*old.rules, *new.rules))}:
         raise ConfigurationError(
             "--diff: edges that split change ids, so that tokens cannot be compared; use show"
@@ -201,15 +208,22 @@ def read_shards(
     def batches() -> Iterator[Batch | int]:
         left = rows
         for shard in manifest.shards:
+            require_digest(folder, shard)
             for table in read_groups(folder / shard["file"], manifest.format, SCHEMA.names):
                 restored = restoration.restore(table.slice(0, left))
                 left -= len(restored.records)
-                numbers = range(len(restored.records))
-                sides = [
-                    [restored.prepare(row, rules, recipe.policy) for row in numbers]
-                    for rules in (old, new)
-                ]
-                yield Batch(restored.encoded, sides[0], sides[1])
+                able: list[int] = []
+                sides: tuple[list[Prepared], list[Prepared]] = ([], [])
+                for row in range(len(restored.records)):
+                    try:
+                        pair = [restored.prepare(row, r, recipe.policy) for r in (old, new)]
+                    except RecordError:
+                        yield 1
+                        continue
+                    able.append(row)
+                    for side, prepared in zip(sides, pair, strict=True):
+                        side.append(prepared)
+                yield Batch(select_rows(restored.encoded, able), *sides)
                 if left <= 0:
                     return
 

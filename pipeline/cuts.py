@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline.policy import Policy
 from pipeline.regions import Turn
-from pipeline.rules import Claim, RuleSet
+from pipeline.rules import Claim, Rule, RuleSet
 from pipeline.scales import Scale
 
 
@@ -21,15 +22,47 @@ def find_cuts(
     claims: Sequence[Claim],
     rules: RuleSet,
     *,
-    edge: str,
+    policy: Policy,
 ) -> list[int]:
-    """Sorted characters at which the weight changes, by all that splits.
+    """Sorted characters at which one rule's weight, or the weight before rules, changes.
 
-    *edge* is the build's: ``split`` makes outputs, own weights and rules without an edge split.
+    The build's edge ``split`` makes outputs, own weights and rules without an edge of their own
+    split. ms-swift joins what weighs alike by whatever rules.
     """
+    edge = policy.edge
     split = [(rule.edge or edge) == "split" for rule in rules.rules]
     if not any(split) and edge != "split":
         return []
+    if not policy.swift:
+        apart = {
+            at
+            for rule in np.flatnonzero(split).tolist()
+            for at in _edges([c for c in claims if c.rule == rule], rules.rules[rule])
+        }
+        # Whatever the others do: a token across the edges of two equal ones would weigh as both.
+        rest = _changes(text, turns, scales, [], rules, split, edge)
+        return sorted(apart.union(rest) - {0, len(text)})
+    return _changes(text, turns, scales, claims, rules, split, edge)
+
+
+def _edges(claims: Sequence[Claim], rule: Rule) -> set[int]:
+    """Where the claims of one rule begin and end; those that touch are one."""
+    if rule.weight == 1:
+        return set()
+    starts, ends = {c.start for c in claims}, {c.end for c in claims}
+    return starts ^ ends
+
+
+def _changes(
+    text: str,
+    turns: Iterable[Turn],
+    scales: Sequence[Scale],
+    claims: Sequence[Claim],
+    rules: RuleSet,
+    split: Sequence[bool],
+    edge: str,
+) -> list[int]:
+    """Where the product of all these weights changes."""
     layers = [(c.start, c.end, rules.rules[c.rule].weight) for c in claims if split[c.rule]]
     outputs = []
     if edge == "split":

@@ -16,6 +16,7 @@ from pipeline.plan import Plan, Task
 from pipeline.preparation import require_turns
 from pipeline.recipe import Recipe
 from pipeline.rules import compose, parse_rule_file
+from pipeline.shards import file_digest
 from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone
 
@@ -28,6 +29,7 @@ _COUNTED_ANEW = (
 _RULED = ("rule.", "straddling.", "rejects")
 # Rejects of the rules that were: their records may train under others, and are in no shard.
 _BY_RULES = ("reject.weigh.", "reject.match.")
+_BY_BASE = "reject.parse.unsupported_weight"  # what only base all allows
 # Of the rows of a build, and not stored with each: unknown once other rules leave some out.
 _OF_ALL_ROWS = ("found.", "unrendered.", "rewritten_turns", "quoted_control_tokens")
 MISSING = "missing"
@@ -69,6 +71,12 @@ def require_same_ids(old: Manifest, recipe: Recipe) -> None:
         for name, text in old.rules.items()
     )
     told = old.parts["policy"]
+    if policy.swift:
+        raise ConfigurationError(
+            "--rules: the shards were made with --profile ms-swift, whose weights depend on what "
+            "no shard keeps (which messages had a weight of 1, or were switched on); build again "
+            "with the new rules"
+        )
     edges = {policy.edge, told["edge"], *(r.edge for r in (*before.rules, *rules.rules))}
     if "split" in edges:
         raise ConfigurationError(
@@ -87,6 +95,17 @@ def require_same_ids(old: Manifest, recipe: Recipe) -> None:
             "--rules: some records weigh what a user says, which only base all allows; build again "
             "with the new rules, which rejects them"
         )
+
+
+def require_digest(folder: Path, shard: Mapping[str, Any]) -> Path:
+    """The shard's path; BuildError where its contents are not what the manifest says."""
+    path = folder / str(shard["file"])
+    if file_digest(path) != shard["sha256"]:
+        raise BuildError(
+            f"{path}: its sha256 is not the one in {NAME}: it has changed since it was built; "
+            "remove it and run the build again"
+        )
+    return path
 
 
 def plan_reweighting(old: Manifest, recipe: Recipe) -> Plan:
@@ -113,11 +132,18 @@ def succeed(old: Manifest, plan: Plan, recipe: Recipe, done: Iterable[TaskDone])
     inputs may keep them.
     """
     new = make_manifest(plan, recipe, done, dict(old.engine))
-    return replace(new, counts=dict(sorted(_counts(old.counts, new.counts).items())))
+    return replace(
+        new,
+        counts=dict(
+            sorted(_counts(old.counts, new.counts, everything=recipe.rules.base == "all").items())
+        ),
+    )
 
 
-def _counts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    lost = _sum(old, _BY_RULES) + old.get("untrained_rows", 0)
+def _counts(old: Mapping[str, Any], new: Mapping[str, Any], *, everything: bool) -> dict[str, Any]:
+    # What a base allows: a build with base all keeps these.
+    allowed = old.get(_BY_BASE, 0) if everything else 0
+    lost = _sum(old, _BY_RULES) + old.get("untrained_rows", 0) + allowed
     counts = {
         key: number
         for key, number in old.items()
@@ -131,7 +157,9 @@ def _counts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         for key, number in new.items()
         if key in _COUNTED_ANEW or key.startswith((*_RULED, *_BY_RULES))
     }
-    counts["rejects"] = old.get("rejects", 0) - _sum(old, _BY_RULES) + new["rejects"]
+    if allowed:
+        del counts[_BY_BASE]
+    counts["rejects"] = old.get("rejects", 0) - _sum(old, _BY_RULES) - allowed + new["rejects"]
     counts[MISSING] = old.get(MISSING, 0) + lost
     return counts
 

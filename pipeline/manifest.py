@@ -13,10 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BuildError
+import msgspec
+
+from pipeline.errors import BuildError, ConfigurationError
 from pipeline.plan import Plan
+from pipeline.policy import Policy
 from pipeline.recipe import Recipe
-from pipeline.shards import write_json
+from pipeline.shards import FORMATS, write_json
 from pipeline.task import TaskDone
 
 NAME = "manifest.json"
@@ -87,10 +90,33 @@ def read_manifest(output: Path) -> Manifest | None:
     path = output / NAME
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(**value)
+        return _require_known(msgspec.convert(value, Manifest))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ConfigurationError) as error:
         raise BuildError(
             f"{path}: not a manifest of this version: {error}; choose another --output"
         ) from error
+
+
+def _require_known(manifest: Manifest) -> Manifest:
+    """The manifest, if it is of this version and has what later commands read."""
+    if manifest.version != VERSION:
+        raise ValueError(f"version {manifest.version}, not {VERSION}")
+    msgspec.convert(manifest.parts["policy"], Policy)
+    msgspec.convert(manifest.parts["tokenizer"], dict[str, str])
+    msgspec.convert(manifest.shards, list[_Shard])
+    if "rows" not in manifest.counts or "default" not in manifest.chat_templates:
+        raise ValueError("it lacks counts.rows or chat_templates.default")
+    if manifest.format not in FORMATS:
+        raise ValueError(f"format {manifest.format!r}")
+    return manifest
+
+
+class _Shard(msgspec.Struct):
+    """What a manifest tells of each shard."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str

@@ -203,7 +203,7 @@ class Preparation:
             claims,
             scales,
             quoted,
-            find_cuts(text, turns, scales, claims, self.rules, edge=self.policy.edge),
+            find_cuts(text, turns, scales, claims, self.rules, policy=self.policy),
             places,
             _kept(fields, self.policy.keep),
             self._count(conversation, turns, text, quoted),
@@ -267,9 +267,13 @@ class Preparation:
         )
         counts["quoted_control_tokens"] = len(quoted)
         weights = conversation.weights or _NONE
+        asked = [*weights.messages.items()]
+        asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+        # A row that is cut has fewer messages than its conversation has weights.
+        roles = [str(message["role"]) for message in conversation.messages]
         counts["weighted_inputs"] = sum(
-            weight > 0 and conversation.messages[index]["role"] != "assistant"
-            for index, weight in weights.messages.items()
+            weight > 0 and index < len(roles) and roles[index] != "assistant"
+            for index, weight in asked
         )
         written = {turn.message: turn.ranges for turn in turns}
         for index, message in enumerate(conversation.messages):

@@ -124,7 +124,11 @@ class Restoration:
         except (EncodeFailure, RecordError) as error:
             raise _damaged(record, f"its text cannot be encoded: {error}") from error
         if not np.array_equal(encoded.ids, ids):
-            raise _damaged(record, "its text does not encode to its ids")
+            raise InputError(
+                f"{record.place}: its text was normalized and its ids are not what it encodes to "
+                "(sampled ids, or edges that split), so that they cannot be laid over it; build "
+                "again with the new rules"
+            )
         return np.diff(encoded.ends, prepend=0)
 
     def _spell_out(self) -> Spellings:

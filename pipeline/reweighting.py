@@ -17,9 +17,15 @@ from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_weights, weigh_
 from pipeline.columns import column, list_column, row_sums
 from pipeline.dataset import Built
 from pipeline.engine import local
-from pipeline.errors import BuildError, ConfigurationError, RecordError
-from pipeline.lineage import plan_reweighting, read_finished, require_same_ids, succeed
-from pipeline.manifest import NAME, write_manifest
+from pipeline.errors import ConfigurationError, RecordError
+from pipeline.lineage import (
+    plan_reweighting,
+    read_finished,
+    require_digest,
+    require_same_ids,
+    succeed,
+)
+from pipeline.manifest import write_manifest
 from pipeline.output import (
     discard_results,
     finish_output,
@@ -34,7 +40,7 @@ from pipeline.recipe import Recipe
 from pipeline.reject import reject
 from pipeline.restoration import Restoration
 from pipeline.rules import RuleSet, load_rules
-from pipeline.shards import SCHEMA, file_digest, read_groups, write_arrow_state
+from pipeline.shards import SCHEMA, read_groups, write_arrow_state
 from pipeline.source.record import Record
 from pipeline.stored import recipe_of_manifest
 from pipeline.summary import Timing
@@ -67,6 +73,8 @@ def reweight_dataset(
     if output.resolve() == shards.resolve():
         raise ConfigurationError(f"--output {output}: is the folder of the shards; choose another")
     rejects = rejects or output / "rejects.jsonl"
+    if rejects.resolve().parent == shards.resolve():
+        raise ConfigurationError(f"--rejects {rejects}: lies among the shards; choose another")
     old = read_finished(shards)
     recipe = recipe_of_manifest(old, load_rules(rules), tokenizer=tokenizer)
     recipe = replace(recipe, policy=replace(recipe.policy, edge=edge or recipe.policy.edge))
@@ -128,12 +136,7 @@ class ReweightJob:
         self, shard: Mapping[str, Any], restoration: Restoration
     ) -> Iterator[EncodedBatch]:
         """Row group by row group; BuildError where the file is not what the manifest says."""
-        path = self.folder / shard["file"]
-        if file_digest(path) != shard["sha256"]:
-            raise BuildError(
-                f"{path}: its sha256 is not the one in {NAME}: it has changed since it was built; "
-                "remove it and run the build again"
-            )
+        path = require_digest(self.folder, shard)
         for table in read_groups(path, self.recipe.form, _KEPT):
             yield reweigh(table, self.recipe.rules, self.recipe.policy, restoration)
 
@@ -162,6 +165,12 @@ def reweigh(
         except RecordError as error:
             left_out[row] = error
             prepared.append(Prepared(record, text, [], []))
+    # A conversation in several rows is kept or left out as one.
+    bad = {_key(restored.records[row]): error for row, error in left_out.items()}
+    for row, record in enumerate(restored.records):
+        if _key(record) in bad:
+            left_out[row] = bad[_key(record)]
+            prepared[row] = Prepared(record, restored.texts[row], [], [])
     outputs = restored.turns.spoken(without=list(left_out))
     weighed = weigh_rows(prepared, encoded, rules, policy, outputs=outputs)
     targets = row_sums(weighed.labels != IGNORED, encoded.firsts)

@@ -199,11 +199,10 @@ def test_fields_that_were_not_kept_are_asked_for(
     assert "build again with the new rules, or once with --keep weight" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [("--edge", "split"), ("--profile", "ms-swift")])
 def test_ids_that_rules_decided_are_not_reweighted(
-    built: Run, made: Run, capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+    built: Run, made: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made(built("mild", *flags), "none", code=1)
+    made(built("mild", "--edge", "split"), "none", code=1)
     assert "edges that split change ids" in capsys.readouterr().err
 
 
@@ -468,3 +467,48 @@ def test_plain_text_is_spelled_by_its_ids(kind: str, tmp_path: Path) -> None:
 
 def test_the_columns_stand_in_the_schema() -> None:
     assert SCHEMA.names[-3:] == ["text", "fields", "spans"]
+
+
+def test_shards_of_the_profile_are_not_reweighted(
+    built: Run, made: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(built("mild", "--profile", "ms-swift", "--edge", "majority"), "none", code=1)
+    assert "made with --profile ms-swift" in capsys.readouterr().err
+
+
+def test_rejects_do_not_overwrite_a_shard_folder(
+    built: Run, made: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = built("none")
+    before = (shards / "manifest.json").read_bytes()
+    made(shards, "mild", "--rejects", str(shards / "manifest.json"), code=1)
+    assert "lies among the shards" in capsys.readouterr().err
+    assert (shards / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda m: m.update(version=99),
+        lambda m: m.update(parts=[]),
+        lambda m: m["parts"].pop("policy"),
+        lambda m: m["parts"]["policy"].update(edge="most"),
+        lambda m: m["parts"].pop("tokenizer"),
+        lambda m: m.update(shards=None),
+        lambda m: m["shards"][0].pop("sha256"),
+        lambda m: m["shards"][0].update(file=3),
+        lambda m: m["counts"].pop("rows"),
+        lambda m: m.update(rules={"a": 1}),
+        lambda m: m.update(format="csv"),
+        lambda m: m.update(chat_templates={}),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_an_error(
+    break_it: Callable[[Any], Any], built: Run, made: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = built("none")
+    manifest = json.loads((shards / "manifest.json").read_text())
+    break_it(manifest)
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    made(shards, "mild", code=1)
+    assert "not a manifest of this version" in capsys.readouterr().err

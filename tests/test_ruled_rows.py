@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batch import Encoder
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, RuleError
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED
 from pipeline.rules import compose, load_rules, parse_rule_file
@@ -248,3 +248,37 @@ def test_ms_swift_trains_no_stop_token_after_an_untrained_one_but_the_last() -> 
 
 def test_an_answer_of_white_space_is_an_answer() -> None:
     assert runs(row_of(encoder_of(), talk("Q", " "))) == [(" <|im_end|>", 1.0)]
+
+
+@pytest.mark.parametrize("turns", ["fan_out", "last_turn"])
+def test_weights_of_messages_after_a_cut_are_no_fault(turns: str) -> None:
+    value = talk("Q", "A", "Q", "B")
+    value["messages"][3]["weight"] = 2
+    encoder = encoder_of(policy=Policy(turns=turns))
+    record = Record(source="s", row=0, line=1, raw=json.dumps(value).encode())
+    assert not encoder.encode([record]).rejects
+    value["messages"].append({"role": "user", "content": "C", "weight": 0})
+    assert row_of(encoder_of(policy=Policy(turns="last_turn")), value)["row"] == 0
+
+
+def test_a_token_across_the_edges_of_two_equal_rules_is_cut() -> None:
+    rules = (
+        "- {pattern: e, weight: 2, edge: split}",
+        "- {pattern: r, weight: 2, edge: split}",
+    )
+    row = row_of(encoder_of(*rules), talk("Q", "er in her or"))
+    assert {weight for _, weight in runs(row)} == {1.0, 2.0}
+
+
+def test_the_largest_weights_allowed_add_up_to_a_number() -> None:
+    rules = [f"- {{pattern: 'x', weight: {w}}}" for w in (1000000, 1000000)]
+    value = talk("Q", "x " * 500, weight=1_000_000)
+    value["messages"][1]["content"] = [{"type": "text", "text": "x " * 500, "weight": 1_000_000}]
+    value["messages"][1]["weight"] = 1_000_000
+    row = row_of(encoder_of(*rules), value)
+    assert 1e29 < row["weight_sum"] < 1e38
+
+
+def test_weights_that_multiply_beyond_float32_are_refused() -> None:
+    with pytest.raises(RuleError, match="multiply to 1e\\+18"):
+        encoder_of(*["- {pattern: 'x', weight: 1000000}"] * 3)

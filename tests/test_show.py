@@ -566,7 +566,7 @@ def damage(shards: dict[str, Path], folder: Path, column: str, change: Callable[
     [
         ("loss_scale", lambda v: [*v[:-2], 0.25, v[-1]], r"stored 0\.25, computed 1\)"),
         ("loss_scale", lambda v: v[:-1], r"\d+ weights for \d+ tokens"),
-        ("input_ids", lambda v: [*v[:3], 72, 82, *v[3:]], "cannot be had back"),
+        ("input_ids", lambda v: [*v[:3], 72, 82, *v[3:]], r"\d+ weights for \d+ tokens"),
         ("input_ids", lambda v: [*v[:-1], -5], "cannot be had back"),
         ("input_ids", lambda v: [*v[:-1], 1 << 30], "cannot be had back"),
         ("input_ids", lambda v: v[:0], "cannot be had back"),

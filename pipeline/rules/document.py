@@ -36,6 +36,8 @@ class Document:
         """The root node. Raises RuleError for what is no YAML, or nothing."""
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except (ValueError, OverflowError) as error:  # "\U00110000", %YAML 1.999...
+            raise RuleError(f"{self.place}: not YAML: {error}; mend it") from error
         except RecursionError as error:
             raise RuleError(f"{self.place}: is nested too deep; write it flat") from error
         except yaml.YAMLError as error:

@@ -30,6 +30,7 @@ from pipeline.rules.marks import read_example
 from pipeline.rules.pattern import compile_pattern, is_anchored, required_texts
 
 VERSION = 1
+LIGHTEST = 1e-6  # products of less would be 0 in float32
 HEAVIEST = 1_000_000  # more would drown other tokens in float32 sums
 FILE_KEYS = ("version", "name", "summary", "why", "base", "rules", "examples")
 ENTRY_KEYS = (
@@ -348,6 +349,9 @@ class _Grammar:
         if value < 0 and not negative:
             remedy = f"write 0 to {HEAVIEST:,}, or add negative: true to push the model away"
             raise self.document.error(node, path, f"is {value:g}", remedy)
+        if value and abs(value) < LIGHTEST:
+            remedy = f"write 0, or at least {LIGHTEST:g}"
+            raise self.document.error(node, path, f"is {value:g}", remedy)
         if abs(value) > HEAVIEST:
             remedy = f"write a number up to {HEAVIEST:,}"
             raise self.document.error(node, path, f"is {value:g}", remedy)
@@ -376,7 +380,8 @@ def rule_at(weight: float, name: str, rules: list[Rule]) -> int:
     for index, rule in enumerate(rules):
         if rule.weight == weight:
             return index
-    rules.append(Rule(f"{name}[x{weight:g}]", weight))
+    told = f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)
+    rules.append(Rule(f"{name}[x{told}]", weight))
     return len(rules) - 1
 
 

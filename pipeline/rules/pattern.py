@@ -12,10 +12,11 @@ _LONGEST = 20_000  # characters of a pattern; a thousand of them compile in 3 ms
 # The regex module compiles each repetition: 100,000 take 0.3 s and 160 MB; (?:a|b?){999999} is a
 # segmentation fault (regex 2026.11).
 _MOST_NODES = 100_000
+_CLASS_NODES = 50  # [\p{L}\p{M}]{99000} with ignorecase took 13 s and 2.8 GB
 _COUNT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _FUZZY = re.compile(r"\{\s*[\deids]")
-_RECURSIVE = re.compile(r"\(\?(?:R|\d+|&)")
+_RECURSIVE = re.compile(r"\(\?(?:R|[+-]?\d+|&|P>)")
 _INLINE = re.compile(r"\(\?[\w-]+[):]")  # (?i), (?V1s:, (?R)
 _CLASSES = [f"\\{letter}" for letter in "sSdDwWbBAZzntrfvRX"]
 _PLAIN = re.compile(r"[\w<>/:,;=@#%&\"'~`! \n\t✿-]")
@@ -67,7 +68,8 @@ def _count_nodes(source: str) -> int:
         if token == "(":
             sums.append(0)
             continue
-        last = max(1, sums.pop()) if token == ")" and len(sums) > 1 else 1
+        single = _CLASS_NODES if token[0] == "[" else 1
+        last = max(1, sums.pop()) if token == ")" and len(sums) > 1 else single
         sums[-1] += last
     return sum(sums)
 
@@ -79,7 +81,7 @@ def required_texts(source: str) -> tuple[str, ...]:
     inline flag, a set operation, a fuzzy match or an escape with arguments may change what it
     means. A look for it (0.1 us) saves a search (5 us).
     """
-    if _INLINE.search(source):
+    if _INLINE.search(source) or "(?#" in source:
         return ()
     longest: list[str] = []
     best, run, depth, i = "", "", 0, 0
@@ -109,7 +111,7 @@ def is_anchored(pattern: Pattern) -> bool:
     """Whether it matches at a text's start only: then `match` does what `search` does, faster."""
     source = pattern.pattern
     starts = source.startswith("^") and source[1:2] not in tuple("*?+{")
-    plain = starts and not _INLINE.search(source) and "|" not in source
+    plain = starts and not _INLINE.search(source) and "|" not in source and "(?#" not in source
     return plain and not pattern.flags & (regex.MULTILINE | regex.REVERSE)
 
 
