@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.errors import ConfigurationError, RuleError
+from pipeline.policy import PROFILES, TURNS
 from pipeline.rules import (
     bundled_rules,
     compose,
@@ -58,6 +59,7 @@ def _compare(args: argparse.Namespace) -> int:
     old, new = (load_rules([word], profile=profile) for word in args.diff)
     word = args.on or str(BUNDLED / "sample.jsonl")
     if Path(word).is_dir() and read_manifest(Path(word)) is not None:
+        _refuse_rendering(args)
         policy, batches = read_shards(
             Path(word), old, new, tokenizer=args.tokenizer, rows=args.rows
         )
@@ -72,6 +74,19 @@ def _compare(args: argparse.Namespace) -> int:
     for line in tell(found):
         _say(line)
     return 0
+
+
+def _refuse_rendering(args: argparse.Namespace) -> None:
+    """Flags that decide over text and tokens mean nothing on finished shards."""
+    flags = ("chat_template", "template_kwargs", "control_tokens", "stop_token", "train_trailing")
+    given = [flag for flag in (*flags, "edge", "keep") if getattr(args, flag)]
+    given += ["turns"] if args.turns != TURNS[0] else []
+    given += ["profile"] if args.profile != PROFILES[0] else []
+    if given:
+        raise ConfigurationError(
+            f"--{given[0].replace('_', '-')}: the rows of finished shards are made already; "
+            "compare on the source with it"
+        )
 
 
 def _check(path: Path) -> bool:

@@ -168,8 +168,8 @@ def add_edge_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FIELD",
-        help="fields of the record that stay with its row, so that reweight can ask for them "
-        "(those that --rules ask for stay by themselves)",
+        help="fields of the record that stay with its row, so that rules can ask for them in "
+        "finished shards too",
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.batch import Encoder, weigh_rows
 from pipeline.errors import ConfigurationError, RecordError
-from pipeline.lineage import read_finished, require_digest
+from pipeline.lineage import not_kept, read_finished, require_digest
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared, require_turns
 from pipeline.restoration import Restoration
@@ -22,6 +22,7 @@ from pipeline.source.record import decode
 from pipeline.stored import recipe_of_manifest
 from pipeline.tokens import Encoded, EncodeFailure
 from pipeline.tokens.encoded import select_rows
+from pipeline.weights import IGNORED
 
 _CONTEXT = 24  # characters on each side of a changed span
 _SHOWN = 120  # characters of a changed span
@@ -89,18 +90,21 @@ def compare(
         if isinstance(batch, int):
             found.failed += batch
             continue
-        weights = [
-            weigh_rows(prepared, batch.encoded, rules, policy).loss_scale
+        weighed = [
+            weigh_rows(prepared, batch.encoded, rules, policy)
             for prepared, rules in ((batch.old, old), (batch.new, new))
         ]
-        changed = np.flatnonzero(weights[0] != weights[1])
+        weights = [w.loss_scale for w in weighed]
+        # A counted zero differs from a plain one in its label only.
+        relabelled = weighed[0].labels != weighed[1].labels
+        changed = np.flatnonzero((weights[0] != weights[1]) | relabelled)
         rows = np.searchsorted(batch.encoded.firsts, changed, side="right") - 1
         found.rows += len(batch.old)
         found.changed_rows += len(np.unique(rows))
         found.tokens += len(batch.encoded.ids)
-        for side, scale in enumerate(weights):
-            found.trained[side] += int((scale != 0).sum())
-            found.weight[side] += float(scale.sum(dtype=np.float64))
+        for side, w in enumerate(weighed):
+            found.trained[side] += int((w.labels != IGNORED).sum())
+            found.weight[side] += float(w.loss_scale.sum(dtype=np.float64))
         pairs = zip(weights[0][changed].tolist(), weights[1][changed].tolist(), strict=True)
         found.weights.update(pairs)
         if len(found.changes) < examples:
@@ -197,7 +201,7 @@ def read_shards(
     """
     manifest = read_finished(folder)
     recipe = recipe_of_manifest(manifest, old, tokenizer=tokenizer)
-    missing = sorted({*old.fields, *new.fields} - {*recipe.policy.keep})
+    missing = [*not_kept(old, recipe.policy), *not_kept(new, recipe.policy)]
     if missing:
         raise ConfigurationError(
             f"--on {folder}: its rows do not keep the record's {missing[0]}, which rules ask for; "

@@ -13,9 +13,10 @@ from pipeline import __version__
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.manifest import NAME, Manifest, make_manifest, read_manifest
 from pipeline.plan import Plan, Task
+from pipeline.policy import Policy
 from pipeline.preparation import require_turns
 from pipeline.recipe import Recipe
-from pipeline.rules import compose, parse_rule_file
+from pipeline.rules import RuleSet, compose, parse_rule_file
 from pipeline.shards import file_digest
 from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone
@@ -84,7 +85,7 @@ def require_same_ids(old: Manifest, recipe: Recipe) -> None:
             "build again with the new rules"
         )
     require_turns(policy, rules)
-    missing = sorted({*rules.fields} - {*policy.keep})
+    missing = not_kept(rules, policy)
     if missing:
         raise ConfigurationError(
             f"--rules: ask for the record's {missing[0]}, which the shards do not keep; build "
@@ -95,6 +96,16 @@ def require_same_ids(old: Manifest, recipe: Recipe) -> None:
             "--rules: some records weigh what a user says, which only base all allows; build again "
             "with the new rules, which rejects them"
         )
+
+
+def not_kept(rules: RuleSet, policy: Policy) -> list[str]:
+    """The record's fields that *rules* ask for and rows do not keep, nor what holds them."""
+    kept = {*policy.keep}
+    return [
+        path
+        for path in rules.fields
+        if not any(path == k or path.startswith(f"{k}.") for k in kept)
+    ]
 
 
 def require_digest(folder: Path, shard: Mapping[str, Any]) -> Path:

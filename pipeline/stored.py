@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.batch import Encoder
 from pipeline.errors import BuildError, ConfigurationError, InputError, RecordError
 from pipeline.explanation import Explanation, explain
+from pipeline.lineage import not_kept
 from pipeline.manifest import NAME, Manifest, read_manifest
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared
@@ -67,6 +68,12 @@ def explain_row(
         recipe_of_manifest(manifest, _rules_of(manifest, folder), tokenizer=tokenizer)
     )
     origin = f"{row.source}[{row.row}]"
+    for asking in (encoder.rules, *([load_rules(rules)] if rules else [])):
+        if missing := not_kept(asking, encoder.policy):
+            raise InputError(
+                f"{record.place}: its rules ask for the record's {missing[0]}, which its row does "
+                f"not keep (--keep {missing[0]}); show the source record, {origin}"
+            )
     restored = _restore(record, row, encoder, origin=origin)
     encoded = restored.encoded
     prepared = _prepare(record, restored, encoder.rules, encoder.policy)

@@ -83,3 +83,27 @@ def test_what_cannot_be_compared_is_an_error(
     code = cli.run(check.main, [*first, *(a for a in arguments if not first or a != "hermes")])
     assert code == 1
     assert fact in capsys.readouterr().err
+
+
+def test_a_counted_zero_changes_labels_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for name, count in (("plain", "false"), ("counted", "true")):
+        path = tmp_path / f"{name}.yaml"
+        rule = f"{{pattern: '</think>', weight: 0, count: {count}}}"
+        path.write_text(f"version: 1\nname: {name}\nrules:\n  - {rule}\n")
+        paths.append(str(path))
+    lines = told(capsys, *paths)
+    (line,) = [line for line in lines if line.startswith("  x")]
+    assert line.startswith("  x0 -> x0")
+
+
+def test_flags_that_mean_nothing_on_shards_are_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = str(built(tmp_path / "a"))
+    for flags in (["--turns", "fan_out"], ["--profile", "ms-swift"], ["--edge", "any"]):
+        arguments = ["--diff", "default", "react", "--on", shards, *flags]
+        assert cli.run(check.main, arguments) == 1
+        assert f"{flags[0]}: the rows of finished shards" in capsys.readouterr().err

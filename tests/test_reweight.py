@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from pipeline import build, cli, reweight
+from pipeline import build, cli, reweight, show
 from pipeline.divided import read_regions
 from pipeline.manifest import read_manifest
 from pipeline.regions import Region, restore_turns
@@ -58,7 +58,7 @@ RECORDS = [
     talk("cafe\u0301 a\u0323\u0307", "<|end|> e\u0301 4 Paris is e\u0301 4"),
     weighed(0.25, "Weigh this", "<think>\nHm\n</think>\n\nHello Paris 4"),
     weighed(0.25, "And e\u0301 this", "<think>\nHm\n</think>\n\nHello Paris 4 <call>"),
-    talk("only text", "without the number"),
+    talk("only text", "without the number", extra={"kind": "b"}),
     talk("Row", "Weight 4 it", weight=2.5),
 ]
 
@@ -197,6 +197,20 @@ def test_fields_that_were_not_kept_are_asked_for(
     monkeypatch.setitem(RULES, "kept", f"version: 1\nname: kept\n{LANGUAGE['kept']}")
     made(built("none"), "kept", code=1)
     assert "build again with the new rules, or once with --keep weight" in capsys.readouterr().err
+
+
+def test_a_field_that_holds_another_serves_it(
+    built: Run, made: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "rules:\n  - {when: {row: {extra.kind: b}}, weight: 4}\n"
+    monkeypatch.setitem(RULES, "dotted", f"version: 1\nname: dotted\n{text}")
+    fresh = built("dotted", "--keep", "extra")
+    assert rows_of(made(built("none", "--keep", "extra"), "dotted")) == rows_of(fresh)
+    assert max(w for row in rows_of(fresh) for w in row["loss_scale"]) >= 4
+    unkept = built("dotted")
+    arguments = [str(unkept), "--tokenizer", str(unkept.parent / "tokenizer")]
+    assert cli.run(show.main, arguments) == 1
+    assert "ask for the record's extra.kind, which its row does not keep" in capsys.readouterr().err
 
 
 def test_ids_that_rules_decided_are_not_reweighted(

@@ -111,7 +111,10 @@ def _read_switch(value: Any, field: str) -> float:
 def read_number(value: Any, field: str) -> float:
     """A weight that is a number from 0 to `LARGEST`; RecordError ``bad_weight``."""
     if isinstance(value, list) and field.endswith("loss_scale"):
-        fact = "a list of weights goes with token ids in the content; write one number"
+        fact = (
+            "a list of weights goes with token ids in the content; write one number, or "
+            '{"token_ids": [...], "loss_scale": [...]} as content'
+        )
         raise fault("unsupported_weight", field, fact)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         remedy = "write 1 or 0" if isinstance(value, bool) else "write one, or drop the key"
