@@ -6,7 +6,7 @@ Everything else (processes, ``datasets.map``, Ray) is a way of calling ``Encoder
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -102,12 +102,14 @@ class Encoder:
             return pa.Table.from_batches([encoded.rows])
         return encoded.rows
 
-    def encode(self, records: Sequence[Record]) -> EncodedBatch:
-        """Every record becomes its rows or a reject, once."""
+    def encode(
+        self, records: Sequence[Record], *, at: Callable[[int], None] | None = None
+    ) -> EncodedBatch:
+        """Every record becomes its rows or a reject, once; *at* is told the number of each."""
         batches: list[pa.RecordBatch] = []
         rejects: list[Reject] = []
         counts: Counts = Counter()
-        for group in self._groups(records, rejects):
+        for group in self._groups(records, rejects, at):
             prepared, encoded, failed = self._encode_texts(group)
             rejects += failed
             scaled, encoded = self.rescale(prepared, encoded)
@@ -124,10 +126,17 @@ class Encoder:
         rejects.sort(key=lambda r: r.row)
         return EncodedBatch(rows, rejects, counts)
 
-    def _groups(self, records: Sequence[Record], rejects: list[Reject]) -> Iterator[list[Prepared]]:
+    def _groups(
+        self,
+        records: Sequence[Record],
+        rejects: list[Reject],
+        at: Callable[[int], None] | None,
+    ) -> Iterator[list[Prepared]]:
         """The records' rows, in groups of bounded text: what fans out is not held all at once."""
         size, group = 0, list[Prepared]()
-        for record in records:
+        for index, record in enumerate(records):
+            if at is not None:
+                at(index)
             prepared, failed = self.prepare([record])
             rejects += failed
             group += prepared

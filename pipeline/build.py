@@ -8,28 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.dataset import SHARD_SIZE, build_dataset, require_few_rejects
-from pipeline.engine import local
-from pipeline.recipe import BUNDLED, recipe_of
-from pipeline.shards import FORMATS
-from pipeline.summary import summarize, summarize_as_json
+from pipeline.engine.crew import Crew, cpus
+from pipeline.policy import FORMATS, SHARD_SIZE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the records was rejected."""
     args = _parser().parse_args(argv)
     cli.needs_tokenizer(args.input, args.tokenizer)
-    recipe = recipe_of(args, form=args.format)
-    built = build_dataset(
-        args.input or [str(BUNDLED / "sample.jsonl")],
-        recipe,
-        args.output,
-        workers=args.workers,
-        shard_size=args.shard_size,
-        rejects=args.rejects,
-        overwrite=args.overwrite,
-        bar=sys.stderr.isatty() and not args.quiet,
-    )
+    with Crew(args.workers) as crew:
+        # Here, not above: workers load the same meanwhile, and --help needs none of it.
+        from pipeline.dataset import build_dataset, require_few_rejects
+        from pipeline.recipe import BUNDLED, recipe_of
+        from pipeline.summary import summarize, summarize_as_json
+
+        built = build_dataset(
+            args.input or [str(BUNDLED / "sample.jsonl")],
+            recipe_of(args, form=args.format),
+            args.output,
+            workers=crew,
+            shard_size=args.shard_size,
+            rejects=args.rejects,
+            overwrite=args.overwrite,
+            bar=sys.stderr.isatty() and not args.quiet,
+        )
     if args.json:
         print(summarize_as_json(built.manifest, args.output, built.rejects, built.timing))
     elif not args.quiet:
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=cli.positive,
-        default=local.cpus(),
+        default=cpus(),
         metavar="N",
         help="processes (default: all)",
     )

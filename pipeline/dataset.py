@@ -11,8 +11,10 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline.engine import local
+from pipeline.engine.crew import Crew, hire
 from pipeline.errors import BuildError, ConfigurationError, EngineMismatch
 from pipeline.manifest import Manifest, make_manifest, write_manifest
+from pipeline.order import Step
 from pipeline.output import (
     SPOOL,
     discard_results,
@@ -22,6 +24,7 @@ from pipeline.output import (
     prepare_output,
 )
 from pipeline.plan import Plan, make_plan, piece_size
+from pipeline.policy import SHARD_SIZE
 from pipeline.recipe import Recipe
 from pipeline.shards import write_arrow_state
 from pipeline.source import survey
@@ -30,8 +33,6 @@ from pipeline.summary import Timing
 from pipeline.task import BuildJob, TaskDone
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
-
-SHARD_SIZE = 8 << 20  # bytes of input: a shard of two million tokens, a task of seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def build_dataset(
     recipe: Recipe,
     output: Path,
     *,
-    workers: int = 1,
+    workers: int | Crew = 1,
     shard_size: int = SHARD_SIZE,
     rejects: Path | None = None,
     overwrite: bool = False,
@@ -69,19 +70,22 @@ def build_dataset(
     if overwrite:  # not before the inputs have proved readable
         discard_results(output)
     total = sum(source.records for source in sources)
-    with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
+    with (
+        hire(workers) as crew,
+        tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown,
+    ):
         # The first time with a tokenizer this takes some ten seconds.
         shown.set_description("trying the engines")
         certificate = find_certificate(recipe.vocabulary)
         shown.set_description("")
         try:
-            done, built = _run(plan, recipe, certificate, output, workers, shown)
+            done, built = _run(plan, recipe, certificate, output, crew, shown)
         except EngineMismatch as mismatch:
             # Nothing that the fast engine made is kept: the build starts anew with the reference.
             certificate = distrust(recipe.vocabulary, str(mismatch))
             discard_results(output)
             shown.reset()
-            done, built = _run(plan, recipe, certificate, output, workers, shown)
+            done, built = _run(plan, recipe, certificate, output, crew, shown)
     gather_rejects(output, plan, rejects)
     if recipe.form == "arrow":
         write_arrow_state(output, [d.file for d in done], plan.fingerprint)
@@ -108,7 +112,7 @@ def _run(
     recipe: Recipe,
     certificate: Certificate,
     output: Path,
-    workers: int,
+    crew: Crew,
     shown: tqdm[NoReturn],
 ) -> tuple[list[TaskDone], list[TaskDone]]:
     """All tasks' results in order, and those of them that this run has built."""
@@ -116,10 +120,10 @@ def _run(
     shown.update(sum(d.counts.get("conversations", 0) for d in opened.done))
     job = BuildJob(recipe, certificate, output, plan.fingerprint)
 
-    def tell(records: int) -> None:
-        shown.update(records)
+    def tell(step: Step) -> None:
+        shown.update(step.records)
 
-    built = list(local.run(opened.left, job, workers=workers, progress=tell))
+    built = list(local.run(opened.left, job, crew=crew, progress=tell))
     done = sorted([*opened.done, *built], key=lambda d: d.index)
     return done, built
 

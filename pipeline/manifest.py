@@ -17,9 +17,9 @@ import msgspec
 
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.plan import Plan
-from pipeline.policy import Policy
+from pipeline.policy import FORMATS, Policy
 from pipeline.recipe import Recipe
-from pipeline.shards import FORMATS, write_json
+from pipeline.shards import write_json
 from pipeline.task import TaskDone
 
 NAME = "manifest.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import manifest as manifests
 from pipeline.errors import BuildError
 from pipeline.plan import Plan, Task, differences
-from pipeline.shards import replace, write_json
+from pipeline.shards import put_file, write_json
 from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone, reject_file, sidecar
 
@@ -109,7 +109,7 @@ def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
             for task in plan.tasks:
                 with reject_file(output, task.index).open("rb") as part:
                     shutil.copyfileobj(part, joined)
-        replace(temporary, target)
+        put_file(temporary, target)
     except OSError as error:
         raise BuildError(
             f"{target}: cannot be written: {error}; choose another --rejects"

@@ -1,4 +1,4 @@
-"""What a build decides about supervision, beside its rules: one value for each flag."""
+"""What a build decides, beside its rules: the values that flags can have."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ CONTROL_TOKENS = ("text", "reject", "allow")
 UNSURE = ("reject", "build")
 EDGES = ("majority", "any", "contained", "fraction", "split")
 PROFILES = ("default", "ms-swift")
+FORMATS = ("parquet", "arrow")
+SHARD_SIZE = 8 << 20  # bytes of input: a shard of two million tokens, a task of seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,27 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.dataset import require_few_rejects
-from pipeline.engine import local
+from pipeline.engine.crew import Crew, cpus
 from pipeline.policy import EDGES
-from pipeline.reweighting import reweight_dataset
-from pipeline.summary import summarize, summarize_as_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the rows would train nothing."""
     args = _parser().parse_args(argv)
-    made = reweight_dataset(
-        args.shards,
-        args.rules,
-        args.output,
-        tokenizer=args.tokenizer,
-        workers=args.workers,
-        edge=args.edge or "",
-        rejects=args.rejects,
-        overwrite=args.overwrite,
-        bar=sys.stderr.isatty() and not args.quiet,
-    )
+    with Crew(args.workers) as crew:
+        # Here, not above: workers load the same meanwhile, and --help needs none of it.
+        from pipeline.dataset import require_few_rejects
+        from pipeline.reweighting import reweight_dataset
+        from pipeline.summary import summarize, summarize_as_json
+
+        made = reweight_dataset(
+            args.shards,
+            args.rules,
+            args.output,
+            tokenizer=args.tokenizer,
+            workers=crew,
+            edge=args.edge or "",
+            rejects=args.rejects,
+            overwrite=args.overwrite,
+            bar=sys.stderr.isatty() and not args.quiet,
+        )
     if args.json:
         print(summarize_as_json(made.manifest, args.output, made.rejects, made.timing))
     elif not args.quiet:
@@ -67,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=cli.positive,
-        default=local.cpus(),
+        default=cpus(),
         metavar="N",
         help="processes (default: all)",
     )

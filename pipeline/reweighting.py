@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_weights, weigh_
 from pipeline.columns import column, list_column, row_sums
 from pipeline.dataset import Built
 from pipeline.engine import local
+from pipeline.engine.crew import Crew, hire
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.lineage import (
     plan_reweighting,
@@ -26,6 +28,7 @@ from pipeline.lineage import (
     succeed,
 )
 from pipeline.manifest import write_manifest
+from pipeline.order import Order, Step, Watch
 from pipeline.output import (
     discard_results,
     finish_output,
@@ -33,7 +36,6 @@ from pipeline.output import (
     open_output,
     prepare_output,
 )
-from pipeline.plan import Task
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared
 from pipeline.recipe import Recipe
@@ -58,7 +60,7 @@ def reweight_dataset(
     *,
     tokenizer: str | None = None,
     edge: str = "",
-    workers: int = 1,
+    workers: int | Crew = 1,
     rejects: Path | None = None,
     overwrite: bool = False,
     bar: bool = False,
@@ -88,10 +90,11 @@ def reweight_dataset(
     with tqdm(total=old.counts["rows"], unit="row", smoothing=0.1, disable=not bar) as shown:
         shown.update(sum(d.counts["conversations"] for d in opened.done))
 
-        def tell(rows: int) -> None:
-            shown.update(rows)
+        def tell(step: Step) -> None:
+            shown.update(step.records)
 
-        made = list(local.run(opened.left, job, workers=workers, progress=tell))
+        with hire(workers) as crew:
+            made = list(local.run(opened.left, job, crew=crew, progress=tell))
     done = sorted([*opened.done, *made], key=lambda d: d.index)
     gather_rejects(output, plan, rejects)
     if recipe.form == "arrow":
@@ -120,10 +123,10 @@ class ReweightJob:
         gc.disable()
         restoration = Restoration(self.recipe.vocabulary)
 
-        def reweight(task: Task, progress: Progress) -> TaskDone:
+        def reweight(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001 - rows come a million tokens at a time: none is at fault alone
             return complete(
-                task,
-                self._batches(self.shards[task.index], restoration),
+                order.task,
+                self._batches(self.shards[order.task.index], restoration),
                 output=self.output,
                 form=self.recipe.form,
                 fingerprint=self.fingerprint,
@@ -153,15 +156,16 @@ def reweigh(
     encoded = restored.encoded
     prepared: list[Prepared] = []
     left_out: dict[int, RecordError] = {}
-    simple = rules.plain  # then no turns need be made
+    able = rules.narrowed(encoded.text.tobytes())
+    simple = able.plain  # then no turns need be made
     for row, record in enumerate(restored.records):
         text, scales = restored.texts[row], restored.scales[row]
         try:
             if simple:
-                claims = rules.claims_said(text, restored.turns.said(row))
+                claims = able.claims_said(text, partial(restored.turns.said, row))
                 prepared.append(Prepared(record, text, [], claims, scales))
             else:
-                prepared.append(restored.prepare(row, rules, policy))
+                prepared.append(restored.prepare(row, able, policy))
         except RecordError as error:
             left_out[row] = error
             prepared.append(Prepared(record, text, [], []))

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import BuildError
 
-FORMATS = ("parquet", "arrow")
 SPLIT = "train"
 ROW_GROUP_TOKENS = (
     1 << 20
@@ -130,10 +129,10 @@ def open_shard(path: Path, form: str, *, temporary: Path) -> Iterator[ShardWrite
         writer.flush()
     finally:
         sink.close()
-    replace(temporary, path)
+    put_file(temporary, path)
 
 
-def replace(temporary: Path, path: Path) -> None:
+def put_file(temporary: Path, path: Path) -> None:
     """*path* is the old file or the new one, never a part, whatever happens to the machine."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
@@ -156,7 +155,7 @@ def write_json(path: Path, value: Any) -> None:
     temporary.write_text(
         json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    replace(temporary, path)
+    put_file(temporary, path)
 
 
 def file_digest(path: Path) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.batch import EncodedBatch, Encoder
+from pipeline.order import Order, Rows, Step, Watch
 from pipeline.plan import Task
 from pipeline.recipe import Recipe
-from pipeline.shards import file_digest, open_shard, replace, shard_name, write_json
-from pipeline.source import read
+from pipeline.shards import file_digest, open_shard, put_file, shard_name, write_json
+from pipeline.source import Record, read
 from pipeline.source.inputs import WORK
 from pipeline.template import Template
 from pipeline.tokens import Certificate, load_tokenizer
 
-Progress = Callable[[int], None]  # is told numbers of records
-Complete = Callable[[Task, Progress], "TaskDone"]
+Progress = Callable[[Step], None]
+# The shard of an order; None where it is for some of the records only.
+Complete = Callable[[Order, Watch, Progress], "TaskDone | None"]
 
 
 class Job(Protocol):
@@ -43,11 +46,13 @@ class BuildJob:
         """Loads the tokenizer and the templates."""
         encoder = make_encoder(self.recipe, self.certificate)
 
-        def build(task: Task, progress: Progress) -> TaskDone:
-            records = (batch for piece in task.pieces for batch in read(piece))
+        def build(order: Order, watch: Watch, progress: Progress) -> TaskDone | None:
+            if order.only is not None:
+                try_rows(order.task, order.only, encoder, watch)
+                return None
             return complete(
-                task,
-                map(encoder.encode, records),
+                order.task,
+                encode_task(order, encoder, watch),
                 output=self.output,
                 form=self.recipe.form,
                 fingerprint=self.fingerprint,
@@ -55,6 +60,41 @@ class BuildJob:
             )
 
         return build
+
+
+def encode_task(order: Order, encoder: Encoder, watch: Watch) -> Iterator[EncodedBatch]:
+    """The task's records, batch by batch; what is left out becomes a reject unread."""
+    errors = {out.row: out.error for out in order.left_out}
+    for first, records in _batches(order.task):
+        kept = records
+        if errors:
+            kept = [
+                replace(record, fault=errors.get(row, record.fault))
+                for row, record in enumerate(records, first)
+            ]
+        encoded = encoder.encode(kept, at=partial(watch.at, first))
+        watch.rest()
+        yield encoded
+
+
+def try_rows(task: Task, rows: Rows, encoder: Encoder, watch: Watch) -> None:
+    """Encodes some of the task's records and forgets them: whether they can be is the question."""
+    tried: list[Record] = []
+    for first, records in _batches(task):
+        if first >= rows.stop:
+            break
+        tried += records[max(rows.first - first, 0) : rows.stop - first]
+    encoder.encode(tried, at=partial(watch.at, rows.first))
+    watch.rest()
+
+
+def _batches(task: Task) -> Iterator[tuple[int, list[Record]]]:
+    """The records, and how many of the task there were before them."""
+    first = 0
+    for piece in task.pieces:
+        for records in read(piece):
+            yield first, records
+            first += len(records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +150,7 @@ def complete(
     fingerprint: str,
     progress: Progress,
 ) -> TaskDone:
-    """Writes one shard of *batches*; *progress* is told the number of records after each."""
+    """Writes one shard of *batches*; *progress* is told after each."""
     name = shard_name(form, task.index, task.count)
     work = output / WORK
     path, rejects = output / name, reject_file(output, task.index)
@@ -124,8 +164,9 @@ def complete(
             shard.write(batch.rows)
             left_out.writelines(r.to_json() for r in batch.rejects)
             counts.update(batch.counts)
-            progress(batch.counts["conversations"])
-    replace(unfinished, rejects)
+            told = batch.counts
+            progress(Step(told["conversations"], told["tokens"], told["rejects"]))
+    put_file(unfinished, rejects)
     done = TaskDone(
         index=task.index,
         file=name,

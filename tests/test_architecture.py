@@ -54,7 +54,9 @@ def test_only_cli_exits_and_only_commands_print(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)]
     if name_of(path) != "cli":
-        assert not {"sys.exit", "exit", "os._exit", "quit"} & set(calls)
+        assert not {"sys.exit", "exit", "quit"} & set(calls)
+    if not name_of(path).startswith("engine."):  # a worker may end itself
+        assert "os._exit" not in calls
     if name_of(path) not in {"cli", *COMMANDS}:
         assert "print" not in calls
 

@@ -69,7 +69,7 @@ def split(config: dict[str, Any], query: str, answer: str) -> list[float]:
     return weights + [1.0] * len(STOP)
 
 
-NUMBERS = st.sampled_from([0, 0.0, 0.5, 1, 1.0, 2, 3.5, 1e-3, 1e5])
+NUMBERS = st.sampled_from([0, 0.0, 0.5, 1, 1.0, 2, 3.5, 1e-3, 9.25])
 KEYS = st.text('ab:\n\t"\\/é🙂✿. *(', min_size=1, max_size=4)
 REGEXES = st.sampled_from(
     ["a", "a.b", "b+", "<a>.+?</a>", r"\s+", "(a)(b)", "a|b", "[^a]b", r"\.", "(?:ab)+", "^a", "b$"]

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import shards
+from pipeline.policy import FORMATS
 from pipeline.shards import SCHEMA, open_shard, shard_name
 
 
@@ -33,7 +34,7 @@ def batch(rows: int, tokens: int) -> pa.RecordBatch:
     )
 
 
-@pytest.mark.parametrize("form", shards.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_shard_holds_its_batches_in_order(form: str, tmp_path: Path) -> None:
     path = tmp_path / shard_name(form, 0, 1)
     with open_shard(path, form, temporary=tmp_path / "x.tmp") as writer:
@@ -47,7 +48,7 @@ def test_a_shard_holds_its_batches_in_order(form: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x.tmp").exists()
 
 
-@pytest.mark.parametrize("form", shards.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_an_interrupted_shard_never_appears(form: str, tmp_path: Path) -> None:
     path = tmp_path / shard_name(form, 0, 1)
     with pytest.raises(KeyError), open_shard(path, form, temporary=tmp_path / "x.tmp") as writer:  # noqa: PT012 - the error must come after a write
@@ -56,7 +57,7 @@ def test_an_interrupted_shard_never_appears(form: str, tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("form", shards.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_shard_without_rows_is_readable(form: str, tmp_path: Path) -> None:
     path = tmp_path / shard_name(form, 0, 1)
     with open_shard(path, form, temporary=tmp_path / "x.tmp"):

@@ -1,165 +1,143 @@
-"""Tasks on this machine: one spawned process per worker, fed one task at a time.
+"""Tasks on this machine: a worker per core, fed one order at a time.
 
-Spawned, never forked: a tokenizer that has run before a fork can hang in the child. Each worker
-has a pipe of its own, so the coordinator always knows who holds which task, and notices a dead one
-at once.
+Each worker has a pipe of its own, so the coordinator always knows who does what, and notices a
+dead one at once. It looks after those that are silent as well: one that is at the same record for
+too long is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import multiprocessing
-import os
+import operator
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 
-from pipeline.errors import BuildError
+from pipeline.engine.attempt import Attempt, Failure
+from pipeline.engine.crew import Crew, Worker
+from pipeline.engine.labour import OUT_OF_MEMORY
+from pipeline.order import Step, Watch
 from pipeline.plan import Task
 from pipeline.task import Job, TaskDone
 
+ROW_TIMEOUT = 120.0  # seconds: the longest that a sound record was seen to take is a tenth of it
+_LOOK = 1.0  # seconds between two looks at silent workers
+_PAUSED = 10.0
+
 
 @dataclass(slots=True)
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    task: Task | None = None
+class _Post:
+    """A worker with an order: what it has ``told`` of it, its last ``beats`` and when they came."""
+
+    worker: Worker
+    attempt: Attempt
+    told: Step
+    beats: int
+    since: float
+
+    @property
+    def watch(self) -> Watch:
+        return Watch(self.worker.cells)
 
 
 def run(
-    tasks: Sequence[Task], job: Job, *, workers: int, progress: Callable[[int], None]
+    tasks: Sequence[Task],
+    job: Job,
+    *,
+    crew: Crew,
+    progress: Callable[[Step], None],
+    row_timeout: float = ROW_TIMEOUT,
 ) -> Iterator[TaskDone]:
-    """Yields each task as it is done, in any order; *progress* is told numbers of records.
+    """Yields each task as it is done, in any order.
 
-    Raises what a task raised, and BuildError where a worker died. Finished shards stay.
+    *progress* is told what was done, and the negative of it where that was lost. Raises what a
+    task raised, and BuildError where workers die whatever they are given. Finished shards stay.
     """
-    waiting = list(reversed(tasks))
-    crew = [_start(job) for _ in range(min(workers, len(tasks)))]
+    waiting = deque(Attempt(task) for task in tasks)
+    posts: dict[Connection, _Post] = {}
+    looked = time.monotonic()
     try:
-        for worker in crew:
-            _give(worker, waiting)
-        busy = {worker.pipe: worker for worker in crew if worker.task}
-        while busy:
-            for pipe in wait(list(busy)):
+        while waiting or posts:
+            while waiting and len(posts) < crew.size:
+                post = _assign(crew.take(job), waiting.popleft())
+                posts[post.worker.pipe] = post
+            for pipe in wait([*posts], timeout=_LOOK):
                 assert isinstance(pipe, Connection)
-                worker = busy[pipe]
-                message = _receive(worker)
-                if isinstance(message, int):
-                    progress(message)
-                elif isinstance(message, TaskDone):
-                    _give(worker, waiting)
-                    if worker.task is None:
-                        del busy[pipe]
-                    yield message
+                message = _receive(posts[pipe], crew)
+                if isinstance(message, Step):
+                    _tell(posts[pipe], message, progress)
+                    continue
+                post = posts.pop(pipe)
+                if isinstance(message, Failure):
+                    waiting.appendleft(_failed(post, message, progress))
                 elif isinstance(message, BaseException):
+                    crew.dismiss(post.worker)
                     raise message
+                else:
+                    crew.give_back(post.worker)
+                    if isinstance(message, TaskDone):
+                        yield message
+                    else:
+                        post.attempt.acquit()
+                        waiting.appendleft(post.attempt)
+            before, looked = looked, time.monotonic()
+            # A coordinator that was stopped itself knows nothing of its workers' pace.
+            patient = looked - before > _PAUSED
+            for post in [] if patient else _hung(posts.values(), looked, row_timeout):
+                del posts[post.worker.pipe]
+                crew.dismiss(post.worker)
+                failure = Failure(hung=True, told=f"took over {row_timeout:g} s at it")
+                waiting.appendleft(_failed(post, failure, progress))
     finally:
-        for worker in crew:
-            _stop(worker)
+        for post in posts.values():
+            crew.dismiss(post.worker)
 
 
-def cpus() -> int:
-    """The CPUs that this process may use, which in a container are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _assign(worker: Worker, attempt: Attempt) -> _Post:
+    post = _Post(worker, attempt, Step(0), -1, time.monotonic())
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: its pipe tells
+        worker.pipe.send(attempt.order())
+    return post
 
 
-def _start(job: Job) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, job), daemon=True)
-    with _deaf():
-        process.start()
-    theirs.close()  # else the coordinator would hold the pipe of a dead worker open
-    return _Worker(process, ours)
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """A child started meanwhile ignores Ctrl-C from its first instruction on, imports included.
-
-    Only the main thread may set signals; elsewhere the child sets its own a little later.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _receive(post: _Post, crew: Crew) -> object:
+    """What the worker says; a Failure of one that says nothing more."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _give(worker: _Worker, waiting: list[Task]) -> None:
-    """The next task, or none: then the worker ends."""
-    worker.task = waiting.pop() if waiting else None
-    with contextlib.suppress(BrokenPipeError):  # a dead worker is told by its own pipe
-        worker.pipe.send(worker.task)
-
-
-def _receive(worker: _Worker) -> object:
-    try:
-        return worker.pipe.recv()
-    except (EOFError, ConnectionResetError):
-        worker.process.join()
-        code = worker.process.exitcode
-        task = worker.task.index if worker.task else 0
-        raise BuildError(
-            f"task {task}: its worker died ({_death(code)}); run the same command again to go on "
-            "from the finished shards, with fewer --workers if memory ran out"
-        ) from None
+        return post.worker.pipe.recv()
+    except (EOFError, OSError):
+        return Failure(hung=False, told=_death(crew.dismiss(post.worker)))
 
 
 def _death(code: int | None) -> str:
+    if code == OUT_OF_MEMORY:
+        return "ran out of memory"
     if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
+        return f"died (signal {signal.Signals(-code).name})"
+    return f"died (exit code {code})"
 
 
-def _stop(worker: _Worker) -> None:
-    worker.pipe.close()
-    if worker.task is not None:
-        worker.process.terminate()
-    worker.process.join()
+def _tell(post: _Post, step: Step, progress: Callable[[Step], None]) -> None:
+    post.told = Step(*map(operator.add, post.told, step))
+    progress(step)
 
 
-def _serve(pipe: Connection, job: Job) -> None:
-    """A worker's life: load, then one task after the other until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what Ctrl-C means
-    # Before the engines are imported: the processes are the parallelism.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    os.environ["FASTOKENS_BPE_THREADS"] = "1"
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        try:
-            complete = job.begin()
-            # What was loaded lives as long as the process: the collector need not look at it again
-            # and again (8 % of a worker's time with Qwen3).
-            gc.freeze()
-            while (task := pipe.recv()) is not None:
-                pipe.send(complete(task, pipe.send))
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the coordinator must know
-            pipe.send(_told(error))
+def _failed(post: _Post, failure: Failure, progress: Callable[[Step], None]) -> Attempt:
+    """The attempt, knowing what happened to it."""
+    progress(Step(*map(operator.neg, post.told)))
+    post.attempt.fail(failure, post.watch.suspects())
+    return post.attempt
 
 
-def _told(error: BaseException) -> BaseException:
-    """The error as it can cross a pipe, with the worker's traceback as a note on a bug."""
-    import traceback
-
-    from pipeline.errors import WeightedShardsError
-
-    if isinstance(error, WeightedShardsError):
-        return error
-    if isinstance(error, OSError):  # a full disk, mostly: Arrow's own errors are of this kind too
-        return BuildError(
-            f"a shard cannot be written: {error}; make room or choose another --output, and run "
-            "the same command again to go on from the finished shards"
-        )
-    return RuntimeError("".join(traceback.format_exception(error)))
+def _hung(posts: Iterable[_Post], now: float, row_timeout: float) -> list[_Post]:
+    """Those whose worker has been at one record for too long."""
+    hung: list[_Post] = []
+    for post in posts:
+        beats = post.watch.beats
+        if beats != post.beats or post.watch.resting:
+            post.beats, post.since = beats, now
+        elif now - post.since > row_timeout:
+            hung.append(post)
+    return hung

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import regex
@@ -79,7 +79,7 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
     text = talk.text
     active = [m for m in matchers if not lacks(text, m.entry.needed)]
     if all(matcher.plain for matcher in active):  # none at all, mostly
-        return find_said(active, text, said_in(talk.turns)) if active else []
+        return find_said(active, text, lambda: said_in(talk.turns))
     search = _Search(talk, time.monotonic() + TIME_LIMIT)
     gathered = _Gathered([], set(), set())
     for matcher in active:
@@ -92,7 +92,10 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
 
 
 def said_in(turns: Iterable[Turn]) -> list[Piece]:
-    """All that the assistant says: pieces of its outputs, without stop tokens."""
+    """All that the assistant says: pieces of its outputs, without stop tokens.
+
+    No pattern takes a stop token's loss by accident.
+    """
     return [
         (turn.message, start, turn.stop if start <= turn.stop < end else end)
         for turn in turns
@@ -100,19 +103,24 @@ def said_in(turns: Iterable[Turn]) -> list[Piece]:
     ]
 
 
-def find_said(matchers: Iterable[Matcher], text: str, pieces: Sequence[Piece]) -> list[Claim]:
+def find_said(
+    matchers: Iterable[Matcher], text: str, said: Callable[[], Sequence[Piece]]
+) -> list[Claim]:
     """What `find_claims` does, for matchers that are plain: all that most rules need.
 
-    No turn, and no object of any kind, is made for a row: a third of the price.
+    No turn, and no object of any kind, is made for a row: a third of the price. *said* is asked
+    where a pattern can match at all.
     """
     gathered: _Gathered | None = None
+    pieces: Sequence[Piece] = ()
     deadline = 0.0
     for matcher in matchers:
         entry, message = matcher.entry, -1
         if lacks(text, entry.needed):
             continue
         if gathered is None:
-            gathered, deadline = _Gathered([], set(), set()), time.monotonic() + TIME_LIMIT
+            gathered, pieces = _Gathered([], set(), set()), said()
+            deadline = time.monotonic() + TIME_LIMIT
         found: list[Claim] = []
         needed, rule, group = entry.needed, matcher.first, entry.group or 0
         try:
@@ -165,6 +173,12 @@ def _timeout(matcher: Matcher, text: str, place: str) -> RecordError:
         f"{len(text):,} characters; make its pattern cheaper or drop the record",
         field=place,
     )
+
+
+def can_match(matcher: Matcher, data: bytes) -> bool:
+    """Whether *data*, text in UTF-8, has any of what the pattern needs."""
+    needed = matcher.entry.needed
+    return not needed or any(part.encode("utf-8", "surrogatepass") in data for part in needed)
 
 
 def lacks(text: str, needed: tuple[str, ...]) -> bool:
@@ -295,7 +309,8 @@ class _Search:
     def _said(self, index: int) -> list[Span]:
         found = self._spoken.get(index)
         if found is None:
-            found = self._spoken[index] = _before_stop(self.talk.turns[index])
+            pieces = said_in([self.talk.turns[index]])
+            found = self._spoken[index] = [Span(start, end) for _, start, end in pieces]
         return found
 
     def _in_piece(self, matcher: Matcher, start: int, end: int) -> Iterator[Claim]:
@@ -374,13 +389,6 @@ def _field_type(path: str, wanted: str, value: Any) -> RecordError:
         f"a rule expects {wanted}, found {str(value)[:40]!r}; mend the record or the rule",
         field=path,
     )
-
-
-def _before_stop(turn: Turn) -> list[Span]:
-    """The outputs without the stop token: no pattern takes its loss by accident."""
-    if turn.stop < 0:
-        return turn.outputs
-    return [Span(a, turn.stop if a <= turn.stop < b else b) for a, b in turn.outputs]
 
 
 def _through_header(turns: Sequence[Turn], index: int) -> list[Span]:

@@ -1,0 +1,149 @@
+"""Worker processes: started early, fed through a pipe each, replaced when they die.
+
+Spawned, never forked: a tokenizer that has run before a fork can hang in the child. Nothing that
+takes long to import is imported here, so that a command starts its workers first and loads its own
+libraries while they load theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from ctypes import c_int64
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.order import Cells
+    from pipeline.task import Job
+
+CELLS = 3  # of a worker's `Watch`
+_EARLY = 8  # a short run needs no more, and a long one does not notice when the others come
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process; ``job`` is the one that it has loaded, ``cells`` are those of its `Watch`."""
+
+    process: BaseProcess
+    pipe: Connection
+    cells: Cells
+    job: Job | None = None
+
+
+class Crew:
+    """At most *size* workers, a context: at its end none of them lives."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._idle: list[Worker] = []
+
+    def __enter__(self) -> Crew:
+        self._idle = [_start() for _ in range(min(self.size, _EARLY))]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        while self._idle:
+            self.dismiss(self._idle.pop())
+
+    def take(self, job: Job) -> Worker:
+        """A worker that has *job* or is loading it."""
+        # The last that came back: it has loaded the job.
+        worker = self._idle.pop() if self._idle else _start()
+        if worker.job is not job:
+            worker.job = job
+            with contextlib.suppress(BrokenPipeError):  # a dead worker is told by its own pipe
+                worker.pipe.send(job)
+        return worker
+
+    def give_back(self, worker: Worker) -> None:
+        """It has done what it was told and can do more."""
+        self._idle.append(worker)
+
+    def dismiss(self, worker: Worker) -> int | None:
+        """Kills it, whatever it does; its exit code, or the signal that killed it, negative."""
+        worker.pipe.close()
+        worker.process.kill()
+        worker.process.join()
+        return worker.process.exitcode
+
+
+@contextlib.contextmanager
+def hire(workers: int | Crew) -> Iterator[Crew]:
+    """A crew of so many, or the given one, whose end is somebody else's matter."""
+    if isinstance(workers, Crew):
+        yield workers
+    else:
+        with Crew(workers) as crew:
+            yield crew
+
+
+def cpus() -> int:
+    """The CPUs that this process may use, which in a container are fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start() -> Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    cells = RawArray(c_int64, CELLS)
+    cells[CELLS - 1] = -1  # at no record
+    process = context.Process(target=_live, args=(theirs, cells), daemon=True)
+    with _deaf():
+        process.start()
+    theirs.close()  # else the coordinator would hold the pipe of a dead worker open
+    return Worker(process, ours, cells)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """A child started meanwhile ignores Ctrl-C from its first instruction on, imports included.
+
+    Only the main thread may set signals; elsewhere the child sets its own a little later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _live(pipe: Connection, cells: Cells) -> None:
+    """The life of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_follow, daemon=True).start()
+    # Before the engines are imported: the processes are the parallelism.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["FASTOKENS_BPE_THREADS"] = "1"
+    # Here, not above: the coordinator does not wait for it.
+    from pipeline.engine.labour import labour
+
+    labour(pipe, cells)
+
+
+def _follow() -> None:
+    """Ends this process when its coordinator has: nothing may write to the folder after it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,52 @@
+"""What a worker does: load a job, then one order after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import traceback
+from multiprocessing.connection import Connection
+
+from pipeline.errors import BuildError, WeightedShardsError
+from pipeline.order import Cells, Order, Watch
+from pipeline.task import Complete
+
+OUT_OF_MEMORY = 71  # the exit code of a worker that got no more: Python's and Arrow's own error
+DONE = "done"  # what answers an order that gives no shard
+
+
+def labour(pipe: Connection, cells: Cells) -> None:
+    """Jobs and orders come through *pipe*, progress and results go back, errors too."""
+    watch = Watch(cells)
+    complete: Complete | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            while True:
+                message = pipe.recv()
+                if isinstance(message, Order):
+                    assert complete is not None
+                    pipe.send(complete(message, watch, pipe.send) or DONE)
+                else:
+                    complete = message.begin()
+                    # What was loaded lives as long as the process: the collector need not look at
+                    # it again and again (8 % of a worker's time with Qwen3).
+                    gc.freeze()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the coordinator must know
+            pipe.send(_told(error))
+
+
+def _told(error: BaseException) -> BaseException:
+    """The error as it can cross a pipe, with the worker's traceback as a note on a bug."""
+    if isinstance(error, WeightedShardsError):
+        return error
+    if isinstance(error, OSError):  # a full disk, mostly: Arrow's own errors are of this kind too
+        return BuildError(
+            f"a shard cannot be written: {error}; make room or choose another --output, and run "
+            "the same command again to go on from the finished shards"
+        )
+    return RuntimeError("".join(traceback.format_exception(error)))
