@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.engine.crew import Crew, cpus
-from pipeline.policy import FORMATS, SHARD_SIZE
+from pipeline.policy import FORMATS, ROW_TIMEOUT, SHARD_SIZE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shard_size=args.shard_size,
             rejects=args.rejects,
             overwrite=args.overwrite,
+            verify=args.verify,
+            row_timeout=args.row_timeout,
+            check_space=not args.no_space_check,
             bar=sys.stderr.isatty() and not args.quiet,
         )
     if args.json:
@@ -87,6 +90,24 @@ def _parser() -> argparse.ArgumentParser:
         help="go on from the finished shards of the same build (the default)",
     )
     again.add_argument("--overwrite", action="store_true", help="remove what a build left there")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the sha256 of shards that are finished, not only their size, and build those "
+        "that are damaged again",
+    )
+    parser.add_argument(
+        "--row-timeout",
+        type=cli.positive,
+        default=ROW_TIMEOUT,
+        metavar="SECONDS",
+        help=f"reject a record that a worker is at for longer (default: {ROW_TIMEOUT:g})",
+    )
+    parser.add_argument(
+        "--no-space-check",
+        action="store_true",
+        help="begin even if the disk seems too small for the shards",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
     return parser

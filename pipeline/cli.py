@@ -1,6 +1,7 @@
 """What all commands share: their flags, and the one place that turns errors into exit codes.
 
-0 done, 1 the input or the configuration is wrong, 2 usage, 3 a bug, 130 interrupted.
+0 done, 1 the input or the configuration is wrong, 2 usage, 3 a bug, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from pipeline import __version__
@@ -21,9 +24,19 @@ from pipeline.policy import CONTROL_TOKENS, EDGES, PROFILES, TURNS, UNSURE
 Main = Callable[[Sequence[str] | None], int]
 
 
+class Terminated(BaseException):
+    """SIGTERM came: a scheduler or ``docker stop`` wants the process gone within seconds."""
+
+
 def leave(main: Main) -> NoReturn:
     """Runs *main* on the command line and exits; no error but a bug shows a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(main, None))
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as signal asks
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows takes a moment, once
+    raise Terminated
 
 
 def run(main: Main, argv: Sequence[str] | None) -> int:
@@ -37,6 +50,9 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except Terminated:
+        print("terminated; run the same command again to go on", file=sys.stderr)
+        return 143
     except BrokenPipeError:
         # Somebody closed our output (`| head`): the interpreter must not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,20 +13,21 @@ from tqdm import tqdm
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
 from pipeline.errors import BuildError, ConfigurationError, EngineMismatch
-from pipeline.manifest import Manifest, make_manifest, write_manifest
+from pipeline.lock import locked
+from pipeline.manifest import Manifest, make_manifest
 from pipeline.order import Step
 from pipeline.output import (
     SPOOL,
+    Opened,
     discard_results,
     finish_output,
-    gather_rejects,
     open_output,
     prepare_output,
+    require_space,
 )
-from pipeline.plan import Plan, make_plan, piece_size
-from pipeline.policy import SHARD_SIZE
+from pipeline.plan import Plan, Task, make_plan, piece_size
+from pipeline.policy import ROW_TIMEOUT, SHARD_SIZE
 from pipeline.recipe import Recipe
-from pipeline.shards import write_arrow_state
 from pipeline.source import survey
 from pipeline.source.inputs import WORK
 from pipeline.summary import Timing
@@ -53,46 +54,38 @@ def build_dataset(
     shard_size: int = SHARD_SIZE,
     rejects: Path | None = None,
     overwrite: bool = False,
+    verify: bool = False,
+    row_timeout: float = ROW_TIMEOUT,
+    check_space: bool = True,
     bar: bool = False,
 ) -> Built:
     """Builds, or finishes, the shards of *inputs* in the folder *output*.
 
-    Raises ConfigurationError, InputError or BuildError; what was finished before stays and is
-    used by the next call with the same arguments.
+    What was finished before stays and is used by the next call with the same arguments; with
+    *verify*, where its sha256 is as it was. A record that takes a worker longer than *row_timeout*
+    seconds is rejected. Raises ConfigurationError, InputError or BuildError, also where another
+    build is at work in *output*, or, with *check_space*, its disk is too full to begin.
     """
     started = time.monotonic()
     rejects = rejects or output / "rejects.jsonl"
     if rejects.resolve() in {Path(word).resolve() for word in inputs}:
         raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
     prepare_output(output)
-    sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
-    plan = make_plan(sources, recipe, shard_size=shard_size)
-    if overwrite:  # not before the inputs have proved readable
-        discard_results(output)
-    total = sum(source.records for source in sources)
-    with (
-        hire(workers) as crew,
-        tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown,
-    ):
-        # The first time with a tokenizer this takes some ten seconds.
-        shown.set_description("trying the engines")
-        certificate = find_certificate(recipe.vocabulary)
-        shown.set_description("")
-        try:
-            done, built = _run(plan, recipe, certificate, output, crew, shown)
-        except EngineMismatch as mismatch:
-            # Nothing that the fast engine made is kept: the build starts anew with the reference.
-            certificate = distrust(recipe.vocabulary, str(mismatch))
+    with locked(output), hire(workers) as crew:
+        sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
+        plan = make_plan(sources, recipe, shard_size=shard_size)
+        if overwrite:  # not before the inputs have proved readable
             discard_results(output)
-            shown.reset()
-            done, built = _run(plan, recipe, certificate, output, crew, shown)
-    gather_rejects(output, plan, rejects)
-    if recipe.form == "arrow":
-        write_arrow_state(output, [d.file for d in done], plan.fingerprint)
-    manifest = make_manifest(plan, recipe, done, asdict(certificate))
-    write_manifest(manifest, output)
-    finish_output(output)
-    return Built(manifest, rejects, _timed(started, done, built))
+        opened = open_output(output, plan, verify=verify)
+        if check_space:
+            require_space(output, opened.left, recipe.form)
+        total = sum(source.records for source in sources)
+        with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
+            done, certificate = _run(plan, opened, recipe, output, crew, shown, row_timeout)
+        manifest = make_manifest(plan, recipe, done, asdict(certificate))
+        finish_output(output, plan, manifest, rejects)
+    kept = {d.index for d in opened.done}
+    return Built(manifest, rejects, _timed(started, done, [d for d in done if d.index not in kept]))
 
 
 def require_few_rejects(built: Built, *, allowed: float) -> None:
@@ -109,23 +102,37 @@ def require_few_rejects(built: Built, *, allowed: float) -> None:
 
 def _run(
     plan: Plan,
+    opened: Opened,
     recipe: Recipe,
-    certificate: Certificate,
     output: Path,
     crew: Crew,
     shown: tqdm[NoReturn],
-) -> tuple[list[TaskDone], list[TaskDone]]:
-    """All tasks' results in order, and those of them that this run has built."""
-    opened = open_output(output, plan)
+    row_timeout: float,
+) -> tuple[list[TaskDone], Certificate]:
+    """All tasks' results in order, and the certificate that they were encoded under."""
+    # The first time with a tokenizer this takes some ten seconds.
+    shown.set_description("trying the engines")
+    certificate = find_certificate(recipe.vocabulary)
+    shown.set_description("")
     shown.update(sum(d.counts.get("conversations", 0) for d in opened.done))
-    job = BuildJob(recipe, certificate, output, plan.fingerprint)
 
     def tell(step: Step) -> None:
         shown.update(step.records)
 
-    built = list(local.run(opened.left, job, crew=crew, progress=tell))
-    done = sorted([*opened.done, *built], key=lambda d: d.index)
-    return done, built
+    def labour(tasks: Sequence[Task]) -> list[TaskDone]:
+        job = BuildJob(recipe, certificate, output, plan.fingerprint)
+        made = local.run(tasks, job, crew=crew, progress=tell, row_timeout=row_timeout)
+        return list(made)
+
+    try:
+        done = [*opened.done, *labour(opened.left)]
+    except EngineMismatch as mismatch:
+        # Nothing that the fast engine made is kept: the build starts anew with the reference.
+        certificate = distrust(recipe.vocabulary, str(mismatch))
+        discard_results(output)
+        shown.reset()
+        done = labour(open_output(output, plan).left)
+    return sorted(done, key=lambda d: d.index), certificate
 
 
 def _timed(started: float, done: list[TaskDone], built: list[TaskDone]) -> Timing:

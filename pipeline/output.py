@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import manifest as manifests
 from pipeline.errors import BuildError
+from pipeline.lock import LOCK
+from pipeline.manifest import NAME, Manifest, write_manifest
 from pipeline.plan import Plan, Task, differences
-from pipeline.shards import put_file, write_json
+from pipeline.shards import file_digest, put_file, write_arrow_state, write_json
 from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone, reject_file, sidecar
 
@@ -20,6 +22,8 @@ _OURS = re.compile(
     r"state\.json|dataset_info\.json|\.(rejects|manifest|state|dataset_info)\.jsonl?\.tmp"
 )
 _PLAN = "plan.json"
+# Bytes of shards for a byte of JSON.
+_SHARE = {"parquet": 0.45, "arrow": 3.6}
 SPOOL = "spool"
 
 
@@ -49,29 +53,43 @@ def prepare_output(output: Path) -> None:
 def discard_results(output: Path) -> None:
     """Removes what a build has written, by its names; the unpacked inputs stay."""
     for path in [*output.iterdir(), *(output / WORK).iterdir()]:
-        if path.is_file() and (path.parent.name == WORK or _OURS.fullmatch(path.name)):
+        ours = path.name != LOCK if path.parent.name == WORK else _OURS.fullmatch(path.name)
+        if path.is_file() and ours:
             path.unlink()
 
 
-def open_output(output: Path, plan: Plan) -> Opened:
+def open_output(output: Path, plan: Plan, *, verify: bool = False) -> Opened:
     """What an earlier run of the same build has finished; BuildError where it was another build.
 
-    A shard counts as finished when its sidecar is of this fingerprint and its size is as told.
+    A shard counts as finished when its sidecar is of this fingerprint and its size is as told; with
+    *verify*, its sha256 too.
     """
     _refuse_another(output, plan)
-    done = [d for task in plan.tasks if (d := _from_sidecar(output, task, plan))]
+    done = [d for task in plan.tasks if (d := _from_sidecar(output, task, plan, verify=verify))]
     built = {d.index for d in done}
     left = [task for task in plan.tasks if task.index not in built]
     if left:
         # Its presence means finished.
-        (output / manifests.NAME).unlink(missing_ok=True)
+        (output / NAME).unlink(missing_ok=True)
     write_json(output / WORK / _PLAN, {"fingerprint": plan.fingerprint, "parts": plan.parts})
     return Opened(done, left)
 
 
+def require_space(output: Path, left: Sequence[Task], form: str) -> None:
+    """BuildError where the disk has less room than the shards to come usually take."""
+    needed = int(sum(task.size for task in left) * _SHARE[form])
+    free = shutil.disk_usage(output).free
+    if needed > free:
+        raise BuildError(
+            f"{output}: its disk has {free / 1e6:,.0f} MB free, and the shards will take about "
+            f"{needed / 1e6:,.0f} MB; make room, choose another --output, or try all the same "
+            "with --no-space-check"
+        )
+
+
 def _refuse_another(output: Path, plan: Plan) -> None:
     """Raises BuildError, naming each difference, where the folder holds another build."""
-    for path in (output / manifests.NAME, output / WORK / _PLAN):
+    for path in (output / NAME, output / WORK / _PLAN):
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             parts, fingerprint = known["parts"], known["fingerprint"]
@@ -89,15 +107,19 @@ def _refuse_another(output: Path, plan: Plan) -> None:
             )
 
 
-def _from_sidecar(output: Path, task: Task, plan: Plan) -> TaskDone | None:
+def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> TaskDone | None:
     """The task's result, if its shard and its rejects are there as the sidecar says."""
     try:
         done = TaskDone(**json.loads(sidecar(output, task.index).read_text(encoding="utf-8")))
         whole = (output / done.file).stat().st_size == done.bytes
         there = reject_file(output, task.index).exists()
+        if not (whole and there and done.fingerprint == plan.fingerprint):
+            return None
+        if verify and file_digest(output / done.file) != done.sha256:
+            return None
     except (OSError, ValueError, TypeError):
         return None
-    return done if whole and there and done.fingerprint == plan.fingerprint else None
+    return done
 
 
 def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
@@ -116,8 +138,15 @@ def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
         ) from error
 
 
-def finish_output(output: Path) -> None:
-    """Removes what only an unfinished build needs; sidecars stay, to rebuild a lost shard alone."""
+def finish_output(output: Path, plan: Plan, manifest: Manifest, rejects: Path) -> None:
+    """Gathers the tasks' rejects and writes what says that the build is whole, the manifest last.
+
+    What only an unfinished build needs goes; sidecars stay, to build a lost shard anew alone.
+    """
+    gather_rejects(output, plan, rejects)
+    if manifest.format == "arrow":
+        write_arrow_state(output, [s["file"] for s in manifest.shards], plan.fingerprint)
+    write_manifest(manifest, output)
     shutil.rmtree(output / WORK / SPOOL, ignore_errors=True)
     for left in (output / WORK).glob("*.tmp"):
         left.unlink()

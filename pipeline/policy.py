@@ -12,6 +12,7 @@ UNSURE = ("reject", "build")
 EDGES = ("majority", "any", "contained", "fraction", "split")
 PROFILES = ("default", "ms-swift")
 FORMATS = ("parquet", "arrow")
+ROW_TIMEOUT = 120.0  # seconds: a record of 100 MB takes a tenth of it
 SHARD_SIZE = 8 << 20  # bytes of input: a shard of two million tokens, a task of seconds
 
 

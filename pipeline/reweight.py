@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             edge=args.edge or "",
             rejects=args.rejects,
             overwrite=args.overwrite,
+            verify=args.verify,
             bar=sys.stderr.isatty() and not args.quiet,
         )
     if args.json:
@@ -89,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on from the finished shards (the default)"
     )
     again.add_argument("--overwrite", action="store_true", help="remove what lies in the output")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the sha256 of shards that are finished, not only their size, and make those "
+        "that are damaged again",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
     return parser

@@ -27,12 +27,11 @@ from pipeline.lineage import (
     require_same_ids,
     succeed,
 )
-from pipeline.manifest import write_manifest
+from pipeline.lock import locked
 from pipeline.order import Order, Step, Watch
 from pipeline.output import (
     discard_results,
     finish_output,
-    gather_rejects,
     open_output,
     prepare_output,
 )
@@ -42,7 +41,7 @@ from pipeline.recipe import Recipe
 from pipeline.reject import reject
 from pipeline.restoration import Restoration
 from pipeline.rules import RuleSet, load_rules
-from pipeline.shards import SCHEMA, read_groups, write_arrow_state
+from pipeline.shards import SCHEMA, read_groups
 from pipeline.source.record import Record
 from pipeline.stored import recipe_of_manifest
 from pipeline.summary import Timing
@@ -63,13 +62,15 @@ def reweight_dataset(
     workers: int | Crew = 1,
     rejects: Path | None = None,
     overwrite: bool = False,
+    verify: bool = False,
     bar: bool = False,
 ) -> Built:
     """Writes the folder *shards* again as *output*, weighed by *rules* alone.
 
     What a build of the same inputs with these rules would hold, less what the old rules rejected.
     *tokenizer* is that of the build, the embedded one without. Raises ConfigurationError,
-    InputError or BuildError; a second call goes on from what is finished.
+    InputError or BuildError; a second call goes on from what is finished, with *verify* where its
+    sha256 is as it was.
     """
     started = time.monotonic()
     if output.resolve() == shards.resolve():
@@ -83,25 +84,21 @@ def reweight_dataset(
     require_same_ids(old, recipe)
     prepare_output(output)
     plan = plan_reweighting(old, recipe)
-    if overwrite:
-        discard_results(output)
-    opened = open_output(output, plan)
     job = ReweightJob(recipe, shards, tuple(old.shards), output, plan.fingerprint)
-    with tqdm(total=old.counts["rows"], unit="row", smoothing=0.1, disable=not bar) as shown:
-        shown.update(sum(d.counts["conversations"] for d in opened.done))
+    with locked(output), hire(workers) as crew:
+        if overwrite:
+            discard_results(output)
+        opened = open_output(output, plan, verify=verify)
+        with tqdm(total=old.counts["rows"], unit="row", smoothing=0.1, disable=not bar) as shown:
+            shown.update(sum(d.counts["conversations"] for d in opened.done))
 
-        def tell(step: Step) -> None:
-            shown.update(step.records)
+            def tell(step: Step) -> None:
+                shown.update(step.records)
 
-        with hire(workers) as crew:
             made = list(local.run(opened.left, job, crew=crew, progress=tell))
-    done = sorted([*opened.done, *made], key=lambda d: d.index)
-    gather_rejects(output, plan, rejects)
-    if recipe.form == "arrow":
-        write_arrow_state(output, [d.file for d in done], plan.fingerprint)
-    manifest = succeed(old, plan, recipe, done)
-    write_manifest(manifest, output)
-    finish_output(output)
+        done = sorted([*opened.done, *made], key=lambda d: d.index)
+        manifest = succeed(old, plan, recipe, done)
+        finish_output(output, plan, manifest, rejects)
     tokens = sum(d.counts["tokens"] for d in made)
     timing = Timing(time.monotonic() - started, tokens, len(opened.done))
     return Built(manifest, rejects, timing)

@@ -8,6 +8,7 @@ from pipeline.errors import BuildError, RecordError
 from pipeline.order import LeftOut, Order, Rows
 from pipeline.plan import Task
 
+_CHANCES = 5  # that a worker dies at no record: while it starts, reads or writes
 _SEARCHES = 3  # without a find; then it is not the records, but memory or the machine
 
 
@@ -33,6 +34,7 @@ class Attempt:
     left_out: list[LeftOut] = field(default_factory=list)
     suspects: list[Rows] = field(default_factory=list)
     deaths: int = 0
+    chances: int = 0
     searches: int = 0
     struck: Rows | None = None
 
@@ -44,20 +46,26 @@ class Attempt:
     def acquit(self) -> None:
         """The suspects that were looked at do no harm alone."""
         self.suspects.pop()
+        self.chances = 0
 
     def fail(self, failure: Failure, at: Rows | None) -> None:
         """Decides what comes next; BuildError where nothing is left to try.
 
         *at* is what the worker was at: a batch so far, or None for no record.
         """
+        if at is None:
+            self.chances += 1
+            if self.chances == _CHANCES:
+                raise BuildError(self._hopeless(failure, f"{_CHANCES} times, at no record"))
+            return
         if self.suspects:
             self._narrow(failure)
             return
         self.deaths += 1
         if self.deaths == 1 and not failure.hung:
             return
-        if at is None or self.searches == _SEARCHES:
-            raise BuildError(self._hopeless(failure, at))
+        if self.searches == _SEARCHES:
+            raise BuildError(self._hopeless(failure, "though each of its records passes alone"))
         self.searches += 1
         alone = Rows(at.stop - 1, at.stop)
         self.suspects = [alone] if at == alone else [at, alone]
@@ -69,15 +77,15 @@ class Attempt:
             self.suspects = [Rows(middle, rows.stop), Rows(rows.first, middle)]
         elif failure.hung or rows == self.struck:
             self.left_out.append(LeftOut(rows.first, _verdict(failure)))
-            self.suspects, self.struck, self.deaths, self.searches = [], None, 1, 0
+            self.suspects, self.struck = [], None
+            self.deaths, self.chances, self.searches = 1, 0, 0
         else:
             self.struck = rows
             self.suspects.append(rows)
 
-    def _hopeless(self, failure: Failure, at: Rows | None) -> str:
-        where = "at none of its records" if at is None else "though each record passes alone"
+    def _hopeless(self, failure: Failure, when: str) -> str:
         return (
-            f"task {self.task.index}: its worker {failure.told}, {self.deaths} times, {where}; "
+            f"task {self.task.index}: its worker {failure.told}, {when}; "
             "run the same command again to go on from the finished shards, with fewer --workers "
             "if memory ran out"
         )

@@ -21,9 +21,9 @@ from pipeline.engine.crew import Crew, Worker
 from pipeline.engine.labour import OUT_OF_MEMORY
 from pipeline.order import Step, Watch
 from pipeline.plan import Task
+from pipeline.policy import ROW_TIMEOUT
 from pipeline.task import Job, TaskDone
 
-ROW_TIMEOUT = 120.0  # seconds: the longest that a sound record was seen to take is a tenth of it
 _LOOK = 1.0  # seconds between two looks at silent workers
 _PAUSED = 10.0
 

@@ -1,0 +1,43 @@
+"""One build at a time in a folder: a lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import BuildError
+from pipeline.source.inputs import WORK
+
+LOCK = "lock"
+# Lustre without its flock option, some network folders: there two builds are not kept apart.
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Holds *output*, a folder that `prepare_output` made; BuildError where another process does.
+
+    The kernel lets go of it when the process ends, however it ends.
+    """
+    path = output / WORK / LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8").strip() or "unknown"
+            raise BuildError(
+                f"{output}: another build writes there ({holder}); wait for its end or choose "
+                "another --output"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,271 @@
+"""Whatever happens to workers, the same records are done and the same are left out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.engine import local
+from pipeline.engine.attempt import Attempt, Failure
+from pipeline.engine.crew import Crew
+from pipeline.errors import BuildError, InputError
+from pipeline.order import Order, Rows, Step, Watch
+from pipeline.plan import Task
+from pipeline.task import Complete, Progress, TaskDone
+
+RECORDS, BATCH = 40, 10
+
+
+@dataclass(frozen=True)
+class PretendedJob:
+    """Tasks of RECORDS records; some of them do something to their worker."""
+
+    killing: frozenset[tuple[int, int]] = frozenset()
+    hanging: frozenset[tuple[int, int]] = frozenset()
+    exhausting: frozenset[tuple[int, int]] = frozenset()
+    pause: float = 0.0
+    broken: str = ""
+
+    def begin(self) -> Complete:
+        return self._complete
+
+    def _complete(self, order: Order, watch: Watch, progress: Progress) -> TaskDone | None:
+        if self.broken == "in a task":
+            raise InputError("in a task")
+        if self.broken == "at rest":
+            os.kill(os.getpid(), signal.SIGKILL)
+        left_out = sorted(out.row for out in order.left_out)
+        span = order.only or Rows(0, RECORDS)
+        for first in range(span.first, span.stop, BATCH):
+            for index in range(min(BATCH, span.stop - first)):
+                watch.at(first, index)
+                if first + index not in left_out:
+                    self._meet(order.task.index, first + index)
+            watch.rest()
+            progress(Step(BATCH))
+        if order.only:
+            return None
+        reasons = [f"{out.row}:{out.error.reason}" for out in order.left_out]
+        counts = {"left out": " ".join(sorted(reasons))}
+        return TaskDone(order.task.index, "", RECORDS, 0, "", counts, "")
+
+    def _meet(self, task: int, row: int) -> None:
+        time.sleep(self.pause)
+        if (task, row) in self.killing:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (task, row) in self.hanging:
+            time.sleep(1000)
+        if (task, row) in self.exhausting:
+            raise MemoryError
+
+
+def tasks(count: int) -> list[Task]:
+    return [Task(index, count, ()) for index in range(count)]
+
+
+def run(
+    job: PretendedJob,
+    count: int,
+    *,
+    workers: int = 2,
+    row_timeout: float = 60.0,
+    meanwhile: Callable[[], None] | None = None,
+) -> dict[int, str]:
+    """What was left out, by task."""
+    told = [0]
+
+    def progress(step: Step) -> None:
+        told[0] += step.records
+
+    with Crew(workers) as crew:
+        if meanwhile:
+            meanwhile()
+        made = local.run(tasks(count), job, crew=crew, progress=progress, row_timeout=row_timeout)
+        done = {d.index: d.counts["left out"] for d in made}
+    assert sorted(done) == list(range(count))
+    assert told[0] == RECORDS * count or job.killing or job.hanging or job.exhausting
+    return done
+
+
+def test_a_record_that_kills_its_worker_is_left_out_and_all_others_are_done() -> None:
+    done = run(PretendedJob(killing=frozenset({(1, 17), (1, 29), (3, 0)})), 5)
+    assert done == {0: "", 1: "17:worker_died 29:worker_died", 2: "", 3: "0:worker_died", 4: ""}
+
+
+def test_a_record_that_takes_all_memory_is_left_out() -> None:
+    assert run(PretendedJob(exhausting=frozenset({(0, 39)})), 1) == {0: "39:worker_died"}
+
+
+def test_a_record_that_hangs_is_left_out_after_the_time_allowed() -> None:
+    started = time.monotonic()
+    done = run(PretendedJob(hanging=frozenset({(0, 12)})), 2, row_timeout=1.5)
+    assert done == {0: "12:row_timeout", 1: ""}
+    assert time.monotonic() - started < 30
+
+
+def test_a_slow_task_of_quick_records_is_no_hang() -> None:
+    assert run(PretendedJob(pause=0.1), 1, workers=1, row_timeout=1.0) == {0: ""}
+
+
+def test_workers_that_die_by_chance_leave_no_trace() -> None:
+    chance = Random(5)
+
+    def kill_now_and_then() -> None:
+        def hunt() -> None:
+            from multiprocessing import active_children
+
+            for _ in range(8):
+                time.sleep(0.4)
+                living = active_children()
+                if living:
+                    living[chance.randrange(len(living))].kill()
+
+        threading.Thread(target=hunt, daemon=True).start()
+
+    job = PretendedJob(pause=0.01)
+    assert run(job, 8, meanwhile=kill_now_and_then) == dict.fromkeys(range(8), "")
+
+
+def test_progress_that_a_dead_worker_lost_is_taken_back() -> None:
+    told: list[Step] = []
+    job = PretendedJob(killing=frozenset({(0, 25)}))
+    with Crew(1) as crew:
+        list(local.run(tasks(1), job, crew=crew, progress=told.append))
+    assert min(step.records for step in told) < 0
+    # Probes tell their records too; what counts is that a bar ends where it should.
+    assert sum(step.records for step in told) >= RECORDS
+
+
+def test_a_worker_that_dies_at_no_record_ends_the_build_with_a_reason() -> None:
+    with pytest.raises(
+        BuildError, match=r"task 0: its worker died \(signal SIGKILL\), 5 times, at no record"
+    ):
+        run(PretendedJob(broken="at rest"), 1)
+
+
+def test_what_a_task_raises_is_raised() -> None:
+    with pytest.raises(InputError, match="in a task"):
+        run(PretendedJob(broken="in a task"), 3)
+
+
+def test_no_worker_outlives_its_crew() -> None:
+    from multiprocessing import active_children
+
+    run(PretendedJob(), 1, workers=3)
+    assert not active_children()
+
+
+def search(deadly: set[int], at: Rows, *, hung: bool = False) -> tuple[list[int], int]:
+    """What an attempt leaves out where *deadly* records kill, and after how many failures."""
+    attempt = Attempt(Task(0, 1, ()))
+    failures = 0
+    while True:
+        order = attempt.order()
+        rows = order.only or at
+        alive = deadly - {out.row for out in order.left_out}
+        met = sorted(row for row in alive if rows.first <= row < rows.stop)
+        if met:
+            failures += 1
+            attempt.fail(Failure(hung, "died"), Rows(rows.first, met[0] + 1))
+        elif order.only:
+            attempt.acquit()
+        else:
+            return sorted(out.row for out in attempt.left_out), failures
+
+
+@given(st.sets(st.integers(0, 255), max_size=6), st.booleans())
+def test_the_search_finds_all_that_kill_and_nothing_else(deadly: set[int], hung: bool) -> None:
+    found, failures = search(deadly, Rows(0, 256), hung=hung)
+    assert found == sorted(deadly)
+    assert failures <= 4 * max(len(deadly), 1)
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.booleans())
+def test_a_death_after_the_last_record_is_searched_by_halves(
+    culprit: int, more: int, hung: bool
+) -> None:
+    """Where the batch is tokenized the worker is at its last record, whichever is at fault."""
+    attempt = Attempt(Task(0, 1, ()))
+    stop = max(culprit, more) + 1
+    steps = 0
+    while not attempt.left_out:
+        rows = attempt.order().only or Rows(0, stop)
+        if rows.first <= culprit < rows.stop:
+            attempt.fail(Failure(hung, "died"), rows)
+        else:
+            attempt.acquit()
+        steps += 1
+        assert steps < 30
+    assert [out.row for out in attempt.left_out] == [culprit]
+
+
+def test_records_that_kill_only_together_end_the_build() -> None:
+    attempt = Attempt(Task(7, 8, ()))
+
+    def go_on() -> None:
+        while True:
+            if attempt.order().only is None:
+                attempt.fail(Failure(hung=False, told="died"), Rows(0, 64))
+            else:
+                attempt.acquit()
+
+    with pytest.raises(BuildError, match="task 7: .*though each of its records passes alone"):
+        go_on()
+
+
+def watched(values: Iterable[int]) -> Watch:
+    return Watch(list(values))
+
+
+def test_a_watch_tells_the_batch_up_to_its_record() -> None:
+    watch = watched([0, 0, -1])
+    assert watch.resting
+    assert watch.suspects() is None
+    watch.at(20, 3)
+    assert watch.suspects() == Rows(20, 24)
+    watch.rest()
+    assert watch.suspects() is None
+    assert watch.beats == 2
+
+
+def test_orphans_end_with_their_coordinator(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import os, signal, sys, time\n"
+        "from multiprocessing import active_children\n"
+        "from pipeline.engine.crew import Crew\n"
+        "if __name__ == '__main__':\n"
+        "    with Crew(2):\n"
+        "        time.sleep(1)\n"
+        "        print(*[c.pid for c in active_children()], flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = tmp_path / "crew.py"
+    path.write_text(script)
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(_lives(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlives its coordinator"
+        time.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
