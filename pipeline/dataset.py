@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -82,7 +82,7 @@ def build_dataset(
         total = sum(source.records for source in sources)
         with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
             done, certificate = _run(plan, opened, recipe, output, crew, shown, row_timeout)
-        manifest = make_manifest(plan, recipe, done, asdict(certificate))
+        manifest = make_manifest(plan, recipe, done, _told(certificate))
         finish_output(output, plan, manifest, rejects)
     kept = {d.index for d in opened.done}
     return Built(manifest, rejects, _timed(started, done, [d for d in done if d.index not in kept]))
@@ -133,6 +133,15 @@ def _run(
         shown.reset()
         done = labour(open_output(output, plan).left)
     return sorted(done, key=lambda d: d.index), certificate
+
+
+def _told(certificate: Certificate) -> dict[str, Any]:
+    """What decides which engine encoded which text; not how much it was tried, here or elsewhere.
+
+    Of two machines one may have a certificate of its own, and their manifests have to be equal.
+    """
+    told = asdict(certificate)
+    return {key: told[key] for key in ("engine", "code_points", "tokenizer", "versions")}
 
 
 def _timed(started: float, done: list[TaskDone], built: list[TaskDone]) -> Timing:

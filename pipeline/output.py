@@ -112,10 +112,11 @@ def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> Task
     try:
         done = TaskDone(**json.loads(sidecar(output, task.index).read_text(encoding="utf-8")))
         whole = (output / done.file).stat().st_size == done.bytes
-        there = reject_file(output, task.index).exists()
-        if not (whole and there and done.fingerprint == plan.fingerprint):
+        rejects = reject_file(output, task.index)
+        if not (whole and rejects.exists() and done.fingerprint == plan.fingerprint):
             return None
-        if verify and file_digest(output / done.file) != done.sha256:
+        told = (done.sha256, done.rejects_sha256)
+        if verify and (file_digest(output / done.file), file_digest(rejects)) != told:
             return None
     except (OSError, ValueError, TypeError):
         return None

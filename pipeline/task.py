@@ -99,13 +99,17 @@ def _batches(task: Task) -> Iterator[tuple[int, list[Record]]]:
 
 @dataclass(frozen=True, slots=True)
 class TaskDone:
-    """A finished shard as its sidecar tells it; ``counts`` are summed into the manifest."""
+    """A finished shard as its sidecar tells it; ``counts`` are summed into the manifest.
+
+    ``rejects_sha256`` is of the task's part of rejects.jsonl.
+    """
 
     index: int
     file: str
     rows: int
     bytes: int
     sha256: str
+    rejects_sha256: str
     counts: dict[str, Any]
     fingerprint: str
 
@@ -173,6 +177,7 @@ def complete(
         rows=counts["rows"],
         bytes=path.stat().st_size,
         sha256=file_digest(path),
+        rejects_sha256=file_digest(rejects),
         counts=dict(sorted(counts.items())),
         fingerprint=fingerprint,
     )

@@ -57,7 +57,7 @@ class PretendedJob:
             return None
         reasons = [f"{out.row}:{out.error.reason}" for out in order.left_out]
         counts = {"left out": " ".join(sorted(reasons))}
-        return TaskDone(order.task.index, "", RECORDS, 0, "", counts, "")
+        return TaskDone(order.task.index, "", RECORDS, 0, "", "", counts, "")
 
     def _meet(self, task: int, row: int) -> None:
         time.sleep(self.pause)
