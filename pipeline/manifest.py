@@ -52,7 +52,8 @@ def make_manifest(
 ) -> Manifest:
     """Sums the tasks' counts in the order of the tasks, so that floats add up alike each time."""
     ordered = sorted(done, key=lambda d: d.index)
-    counts: Counter[str] = Counter()
+    # Of no tasks at all, too: without rows it would be no manifest to those who read it.
+    counts: Counter[str] = Counter(conversations=0, rejects=0, rows=0)
     for d in ordered:
         counts.update(d.counts)
     return Manifest(
