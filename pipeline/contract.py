@@ -53,23 +53,37 @@ class Sums:
 
 
 def check_rows(
-    table: pa.Table, place: Place, findings: Findings, *, keep: Sequence[str], counting: bool
+    table: pa.Table,
+    place: Place,
+    findings: Findings,
+    *,
+    keep: Sequence[str],
+    counting: bool,
+    ids: int,
 ) -> Sums | None:
     """Tells every breach in *table*, which has the columns of ``shards.SCHEMA``.
 
     ``place(row)`` names a row of it; *keep* are the fields that its rows may hold; with *counting*,
-    labels may be live where weights are 0. None where columns are too damaged to be added up.
-    Raises ArrowException for buffers that do not hold what their type says.
+    labels may be live where weights are 0; *ids* is one more than the largest id. None where
+    columns are too damaged to be added up. Raises ArrowException for buffers that do not hold what
+    their type says.
     """
     table.validate(full=True)
     if _nulls(table, place, findings):
         return None
-    firsts, ids = flat_column(table["input_ids"])
+    firsts, tokens = flat_column(table["input_ids"])
     if not _equal_lengths(table, firsts, place, findings):
         return None
     flat = [numbers(flat_column(table[name])[1]) for name in _LISTS[1:]]
     sums = _tokens(
-        table, firsts, numbers(ids), *flat, place=place, findings=findings, counting=counting
+        table,
+        firsts,
+        numbers(tokens),
+        *flat,
+        place=place,
+        findings=findings,
+        counting=counting,
+        known=ids,
     )
     _fields(table, place, findings, keep)
     regions = read_regions(table["spans"])
@@ -149,6 +163,7 @@ def _tokens(
     place: Place,
     findings: Findings,
     counting: bool,
+    known: int,
 ) -> Sums:
     """The columns with one number a token, and those that sum them up."""
 
@@ -162,7 +177,8 @@ def _tokens(
     first = np.zeros(len(ids), np.bool_)
     first[heads] = True
     tell = findings.add_rows
-    tell("ids", ids < 0, at, lambda t: f"input_ids: {ids[t]}, but no vocabulary has such an id")
+    strange = (ids < 0) | (ids >= known)
+    tell("ids", strange, at, lambda t: f"input_ids: {ids[t]}, which is no id of the vocabulary")
     wrong = live & (labels != ids)
     tell("labels", wrong, at, lambda t: f"labels: {labels[t]}, neither -100 nor its id {ids[t]}")
     tell("weights", ~finite, at, lambda t: f"loss_scale: {weights[t]}, not a finite number")

@@ -71,7 +71,7 @@ class Ledger:
         known = np.array([self.inputs.numbers.get(name, -1) for name in names], np.int64)
         sources = known[np.asarray(numbers(source.indices), np.int64)]
         rows = np.asarray(numbers(pa.concat_arrays(table["row"].chunks)), np.int64)
-        sizes = np.diff(self.inputs.firsts)
+        sizes = np.append(np.diff(self.inputs.firsts), 0)  # the last: of what is no input
         strange = sources < 0
         beyond = ~strange & ((rows < 0) | (rows >= sizes[sources]))
 

@@ -21,6 +21,7 @@ from pipeline.plan import Plan
 from pipeline.policy import Policy
 from pipeline.shards import shard_name
 from pipeline.source.inputs import WORK
+from pipeline.tokens.vocabulary import TOKENIZER
 
 _BUILD_AGAIN = "restore the file, or build again with --overwrite"
 _T = TypeVar("_T")
@@ -57,6 +58,7 @@ class Outline:
 
     form: str
     fingerprint: str
+    parts: Mapping[str, Any]
     shards: Sequence[Shard]
     named: int
     surveyed: Sequence[Surveyed]
@@ -91,6 +93,13 @@ def read_outline(folder: Path, findings: Findings) -> Outline | None:
     return _outline(manifest, path, findings)
 
 
+def is_number(value: object) -> bool:
+    """A finite number that can be added to others: JSON has 400 digits and NaN too."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+
+
 def _outline(manifest: Manifest, path: Path, findings: Findings) -> Outline | None:
     def tell(field: str, fact: str) -> None:
         findings.add("manifest", f"{path}: {field}", fact, remedy=_BUILD_AGAIN)
@@ -98,7 +107,7 @@ def _outline(manifest: Manifest, path: Path, findings: Findings) -> Outline | No
     def convert(value: Any, kind: type[_T], field: str) -> _T | None:
         try:
             return msgspec.convert(value, kind)
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError, RecursionError) as error:
             tell(field, f"not what it should be ({error})")
             return None
 
@@ -109,10 +118,8 @@ def _outline(manifest: Manifest, path: Path, findings: Findings) -> Outline | No
     if counts is None or shards is None:
         return None
     for key, number in counts.items():
-        if key == "weight_sum":
-            if not math.isfinite(number):
-                tell(f"counts.{key}", f"{number} is no number")
-        elif not (isinstance(number, int) and 0 <= number < MOST):
+        count = isinstance(number, int) and number >= 0
+        if not is_number(number) or not (count or key == "weight_sum"):
             tell(f"counts.{key}", f"{number} is no count")
             return None
     _hashes(manifest, tell)
@@ -130,13 +137,14 @@ def _outline(manifest: Manifest, path: Path, findings: Findings) -> Outline | No
     return Outline(
         form=manifest.format,
         fingerprint=manifest.fingerprint,
+        parts=manifest.parts,
         shards=named,
         named=len(shards),
         surveyed=surveyed or [],
         inputs=inputs,
         counts=counts,
         policy=policy,
-        shard_size=max(1, size or 1),
+        shard_size=min(max(1, size or 1), MOST),
         own=own,
         elsewhere=range(least, most + 1),
         reweighted=reweighted,
@@ -160,6 +168,9 @@ def _hashes(manifest: Manifest, tell: Any) -> None:
         for name, text in texts.items():
             if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != told[name]:
                 tell(f"{field}.{name}", "its sha256 is not the one in parts")
+    tokenizer = parts["tokenizer"].get(TOKENIZER)  # `read_manifest` has tried it
+    if manifest.engine.get("tokenizer") != tokenizer:
+        tell("engine.tokenizer", f"not the sha256 that parts have of {TOKENIZER}")
     for field in ("format", "template_variables"):
         if getattr(manifest, field) != parts.get(field):
             tell(field, f"not that of parts.{field}")

@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
 from pipeline.findings import Findings
 from pipeline.ledger import Ledger
 from pipeline.manifest import NAME
-from pipeline.outline import Outline, Shard
-from pipeline.shards import SPLIT, file_digest
+from pipeline.outline import Outline, Shard, is_number
+from pipeline.shards import arrow_state, file_digest
 from pipeline.source.inputs import WORK
 from pipeline.task import reject_file, sidecar
 
 _MEND = "restore the file, or build again"
 _MAKE = "run the build again, which makes it anew"
+_ABSENT = object()
 _LONGEST = 1 << 31  # bytes of one line: a reject holds one record
 
 
@@ -84,33 +85,43 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def check_sidecars(folder: Path, outline: Outline, rejects: Path, findings: Findings) -> int:
-    """How many sidecars are there; those that are must agree with the manifest."""
-    if not (folder / WORK).is_dir():
+    """How many sidecars are there, if any; then all must be, and agree with the manifest."""
+    paths = [sidecar(folder, index) for index in range(outline.named)]
+    if not any(path.is_symlink() or path.exists() for path in paths):
         return 0
     found = 0
     counts: Counter[str] = Counter()
-    for index, shard in enumerate(outline.shards):
-        path = sidecar(folder, index)
+    rejected: dict[int, object] = {}
+    for index, path in enumerate(paths):
         value = _read_object(path, findings, "sidecar")
         if value is None:
+            if not path.exists():
+                findings.add("sidecar", path, "missing, though others are there", remedy=_MAKE)
             continue
         found += 1
-        _check_sidecar(value, path, index, shard, outline, findings)
-        told = value.get("counts")
-        if isinstance(told, dict):
-            counts.update({k: n for k, n in told.items() if isinstance(n, (int, float))})
+        if len(outline.shards) == outline.named:
+            _check_sidecar(value, path, index, outline.shards[index], outline, findings)
+        if _is_object(told := value.get("counts")):
+            counts.update({key: n for key, n in told.items() if is_number(n)})
+            rejected[index] = told.get("rejects")
     if found == outline.named and not outline.reweighted and not findings.found["sidecar"]:
         for key in sorted({*counts, *outline.counts}):
-            told, total = outline.counts.get(key, 0), counts[key]
+            told, total = outline.counts.get(key), counts.get(key)
             if told != total:
-                fact = f"counts.{key} add up to {total:,}, but {NAME} says {told:,}"
+                fact = f"counts.{key} add up to {total}, but {NAME} says {told}"
                 findings.add("sidecar", folder / WORK, fact, remedy=_MAKE)
     plan = folder / WORK / "plan.json"
     value = _read_object(plan, findings, "sidecar")
-    if value is not None and value.get("fingerprint") != outline.fingerprint:
-        findings.add("sidecar", plan, f"its fingerprint is not that of {NAME}", remedy=_MAKE)
-    _check_parts(folder, outline, rejects, findings)
+    if value is not None:
+        for name, wanted in (("fingerprint", outline.fingerprint), ("parts", outline.parts)):
+            if value.get(name) != wanted:
+                findings.add("sidecar", plan, f"{name}: not that of {NAME}", remedy=_MAKE)
+    _check_parts(folder, rejected, outline, rejects, findings)
     return found
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _check_sidecar(
@@ -122,7 +133,7 @@ def _check_sidecar(
     findings: Findings,
 ) -> None:
     counts = value.get("counts")
-    found = counts if isinstance(counts, dict) else {}
+    found = counts if _is_object(counts) else {}
     expected = {
         "index": (value.get("index"), index),
         "fingerprint": (value.get("fingerprint"), outline.fingerprint),
@@ -137,52 +148,55 @@ def _check_sidecar(
             findings.add("sidecar", path, fact, remedy=_MAKE)
 
 
-def _check_parts(folder: Path, outline: Outline, rejects: Path, findings: Findings) -> None:
-    """The tasks' rejects, where all of them are there, joined are the file of rejects."""
-    parts = [reject_file(folder, index) for index in range(outline.named)]
-    if not parts or not rejects.is_file() or not all(part.is_file() for part in parts):
-        return
-    try:
-        joined = hashlib.sha256()
-        for part in parts:
+def _check_parts(
+    folder: Path,
+    rejected: Mapping[int, object],
+    outline: Outline,
+    rejects: Path,
+    findings: Findings,
+) -> None:
+    """The tasks' rejects: as many as each counted, and joined they are the file of rejects."""
+    joined = hashlib.sha256()
+    for index in range(outline.named):
+        part = reject_file(folder, index)
+        lines = 0
+        try:
+            if not part.is_file():
+                raise FileNotFoundError
             with part.open("rb") as file:
                 while chunk := file.read(1 << 20):
                     joined.update(chunk)
-        same = joined.hexdigest() == file_digest(rejects)
-    except OSError as error:
-        fact = f"cannot be read ({error.strerror})"
-        findings.add("sidecar", error.filename or folder / WORK, fact, remedy="mend that")
-        return
-    if not same:
-        fact = f"not what the tasks' own files in {WORK} hold"
-        findings.add("rejects", rejects, fact, remedy=_MAKE)
+                    lines += chunk.count(b"\n")
+        except OSError as error:
+            fact = f"missing, or no file ({error.strerror})" if error.strerror else "missing"
+            findings.add("sidecar", part, fact, remedy=_MAKE)
+            return
+        if lines != rejected.get(index, lines):
+            fact = f"{lines:,} rejects, but its task counted {rejected[index]}"
+            findings.add("sidecar", part, fact, remedy=_MAKE)
+    try:
+        if not rejects.is_file() or file_digest(rejects) == joined.hexdigest():
+            return
+    except OSError:
+        return  # `check_rejects` has told it
+    fact = f"not what the tasks' own files in {WORK} hold"
+    findings.add("rejects", rejects, fact, remedy=_MAKE)
 
 
 def check_state(folder: Path, outline: Outline, findings: Findings) -> None:
     """The two files by which ``datasets.load_from_disk`` finds Arrow shards."""
-    for name in ("dataset_info.json", "state.json"):
+    files = [shard.file for shard in outline.shards]
+    for name, expected in arrow_state(files, outline.fingerprint).items():
         path = folder / name
-        value = _read_object(path, findings, "state")
-        if value is None:
+        found = _read_object(path, findings, "state")
+        if found is None:
             if not path.exists():
                 findings.add("state", path, "missing: load_from_disk needs it", remedy=_MAKE)
-        elif name == "state.json":
-            _check_files(value, path, outline, findings)
-
-
-def _check_files(value: dict[str, Any], path: Path, outline: Outline, findings: Findings) -> None:
-    told = value.get("_data_files")
-    if told != [{"filename": shard.file} for shard in outline.shards]:
-        findings.add("state", path, f"_data_files: not the shards of {NAME}", remedy=_MAKE)
-    if value.get("_fingerprint") != outline.fingerprint[:16]:
-        findings.add("state", path, f"_fingerprint: not that of {NAME}", remedy=_MAKE)
-    if value.get("_split") != SPLIT:
-        fact = f"_split: {value.get('_split')!r}, not {SPLIT!r}"
-        findings.add("state", path, fact, remedy=_MAKE)
-    # Any of these would show a loader other rows or columns than the shards have.
-    for key in ("_indices_files", "_indices_data_files", "_format_columns", "_format_type"):
-        if value.get(key):
-            findings.add("state", path, f"{key}: {value[key]!r}, not null", remedy=_MAKE)
+            continue
+        for key in sorted({*found, *expected}):
+            if found.get(key, _ABSENT) != expected.get(key, _ABSENT):
+                fact = f"{key}: not what {NAME} and the shards call for"
+                findings.add("state", path, fact, remedy=_MAKE)
 
 
 def _read_object(path: Path, findings: Findings, kind: str) -> dict[str, Any] | None:

@@ -23,6 +23,8 @@ from pipeline.remains import check_rejects, check_sidecars, check_state
 from pipeline.shards import SCHEMA, file_digest, read_groups
 from pipeline.source import survey
 from pipeline.source.inputs import WORK
+from pipeline.tokens.spelling import read_spellings
+from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition, read_vocabulary
 
 REJECTS = "rejects.jsonl"
 _LIKE_A_SHARD = re.compile(r"(train|data)-\d+-of-\d+\.(parquet|arrow)|.*\.parquet")
@@ -34,7 +36,10 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowErro
 
 @dataclass(slots=True)
 class Verified:
-    """What was found, and how much was looked at; ``inputs`` is None where none were given."""
+    """What was found, and how much was looked at; ``inputs`` and ``ids`` are None without.
+
+    ``ids`` is the size of the vocabulary.
+    """
 
     folder: Path
     findings: Findings = field(default_factory=Findings)
@@ -46,6 +51,7 @@ class Verified:
     rejects: int = 0
     sidecars: int = 0
     inputs: int | None = None
+    ids: int | None = None
     seconds: float = 0.0
 
     @property
@@ -55,9 +61,17 @@ class Verified:
 
 
 def verify_output(
-    folder: Path, *, rejects: Path | None = None, inputs: Sequence[str] = (), spool: Path
+    folder: Path,
+    *,
+    spool: Path,
+    rejects: Path | None = None,
+    inputs: Sequence[str] = (),
+    tokenizer: str | None = None,
 ) -> Verified:
     """Reads the folder of a finished build whole, a row group at a time; raises for no damage.
+
+    With a *tokenizer*, which must be the build's, ids are held against its vocabulary; without,
+    nothing tells which ids there are. Raises TokenizerError where it cannot be read.
 
     *rejects* is where the build put them, rejects.jsonl in the folder without. *inputs* are the
     words that it was given: they are surveyed again, what cannot be read in place unpacked into
@@ -65,8 +79,11 @@ def verify_output(
     """
     started = time.monotonic()
     verified = Verified(folder)
+    vocabulary = read_vocabulary(tokenizer) if tokenizer else None
     outline = verified.outline = read_outline(folder, verified.findings)
     if outline is not None:
+        if vocabulary is not None:
+            verified.ids = _count_ids(vocabulary, outline, verified.findings)
         _verify_rows(outline, rejects or folder / REJECTS, verified)
         verified.sidecars = check_sidecars(
             folder, outline, rejects or folder / REJECTS, verified.findings
@@ -78,6 +95,17 @@ def verify_output(
             _verify_inputs(inputs, outline, spool, verified)
     verified.seconds = time.monotonic() - started
     return verified
+
+
+def _count_ids(vocabulary: Vocabulary, outline: Outline, findings: Findings) -> int | None:
+    """One more than the largest id of the build's tokenizer; None where this is another."""
+    told, found = outline.parts["tokenizer"].get(TOKENIZER), vocabulary.digests[TOKENIZER]
+    if told != found:
+        fact = f"its {TOKENIZER} is {found[:12]}..., but the shards were made with {told!s:.12}..."
+        findings.add("ids", "--tokenizer", fact, remedy="give the build's own tokenizer")
+        return None
+    place = vocabulary.folder / TOKENIZER
+    return len(read_spellings(read_definition(place.read_bytes(), place)).words)
 
 
 def _verify_rows(outline: Outline, rejects: Path, verified: Verified) -> None:
@@ -125,6 +153,7 @@ def _verify_shard(
                 findings,
                 keep=outline.policy.keep,
                 counting="counted_zeros" in outline.counts,
+                ids=verified.ids or 1 << 31,
             )
             if found is None:
                 whole = False

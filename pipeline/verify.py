@@ -19,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="weighted-shards-") as spool:
         verified = verify_output(
-            args.folder, rejects=args.rejects, inputs=args.input, spool=Path(spool)
+            args.folder,
+            spool=Path(spool),
+            rejects=args.rejects,
+            inputs=args.input,
+            tokenizer=args.tokenizer,
         )
     faults = verified.findings.lines()
     if faults and not args.quiet:
@@ -40,6 +44,7 @@ def _summary(verified: Verified) -> str:
     asked = "not given (--input), so not read again"
     if verified.inputs is not None:
         asked = f"{verified.inputs:,}, of the names, sizes, sha256 and records that were built"
+    known = f"; ids below {verified.ids:,}" if verified.ids else ""
     before = outline.elsewhere.stop - 1
     left = f"; {before:,} left out by the build that was reweighted" if before else ""
     lines = [
@@ -47,7 +52,7 @@ def _summary(verified: Verified) -> str:
         ("manifest", f"agrees with itself{kept}"),
         ("shards", f"{verified.shards:,} {outline.form}, {verified.bytes:,} bytes: sizes, sha256"),
         ("rows", f"{sums.rows:,}: schema and contract of each column"),
-        ("tokens", f"{sums.tokens:,}, {sums.targets:,} of them trained"),
+        ("tokens", f"{sums.tokens:,}, {sums.targets:,} of them trained{known}"),
         (
             "records",
             f"{counts.get('conversations', 0):,}: {verified.records:,} with rows, "
@@ -78,6 +83,7 @@ def _as_json(verified: Verified) -> str:
             "rejects": verified.rejects,
             "sidecars": verified.sidecars,
             "inputs": verified.inputs,
+            "ids": verified.ids,
             "seconds": round(verified.seconds, 3),
         }
     )
@@ -101,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="where the build put its rejects (default: rejects.jsonl in DIR)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR_OR_HUB_ID",
+        help="the build's tokenizer: ids are held against its vocabulary, which no manifest tells",
     )
     parser.add_argument("--quiet", action="store_true", help="print faults only")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
