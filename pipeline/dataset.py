@@ -20,6 +20,7 @@ from pipeline.output import (
     gather_rejects,
     open_output,
     prepare_output,
+    require_rejects,
 )
 from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.recipe import Recipe
@@ -63,6 +64,7 @@ def build_dataset(
     rejects = rejects or output / "rejects.jsonl"
     if rejects.resolve() in {Path(word).resolve() for word in inputs}:
         raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
+    require_rejects(rejects, output)
     prepare_output(output)
     sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
     plan = make_plan(sources, recipe, shard_size=shard_size)

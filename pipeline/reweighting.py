@@ -32,6 +32,7 @@ from pipeline.output import (
     gather_rejects,
     open_output,
     prepare_output,
+    require_rejects,
 )
 from pipeline.plan import Task
 from pipeline.policy import Policy
@@ -79,6 +80,7 @@ def reweight_dataset(
     recipe = recipe_of_manifest(old, load_rules(rules), tokenizer=tokenizer)
     recipe = replace(recipe, policy=replace(recipe.policy, edge=edge or recipe.policy.edge))
     require_same_ids(old, recipe)
+    require_rejects(rejects, output)
     prepare_output(output)
     plan = plan_reweighting(old, recipe)
     if overwrite:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.findings import printable
+from pipeline.redaction import redact
 from pipeline.verification import Verified, verify_output
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     faults = verified.findings.lines()
     if faults and not args.quiet:
         faults.append(f"{verified.findings.total:,} faults in {verified.folder}")
-    sys.stderr.writelines(f"{line}\n" for line in faults)
+    sys.stderr.writelines(f"{redact(line)}\n" for line in faults)
     if args.json:
         sys.stdout.write(f"{_as_json(verified)}\n")
     elif verified.sound and not args.quiet:
