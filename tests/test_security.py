@@ -404,3 +404,14 @@ def test_the_hubs_token_is_nowhere(
     err = capsys.readouterr().err
     assert "the hub said: *** is expired" in err
     assert "hunter2" not in err
+
+
+def test_a_filters_number_is_no_text_between_pieces(source: Path, tmp_path: Path) -> None:
+    """Command R's template; the build ended with a traceback where a vocabulary has controls."""
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% if tools %}{{ tools | tojson(2) }}{{ {'a': 1} | dictsort(false) }}{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert built(source, tmp_path / "out", "--chat-template", str(template)) == 0
