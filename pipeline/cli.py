@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, WeightedShardsError
 from pipeline.policy import CONTROL_TOKENS, EDGES, PROFILES, TURNS, UNSURE
+from pipeline.redaction import redact
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -45,7 +46,7 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         code = main(argv)
         sys.stdout.flush()
     except WeightedShardsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -58,10 +59,11 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {error}; see to the disk or the permissions and try again", file=sys.stderr)
+        fact = f"error: {error}; see to the disk or the permissions and try again"
+        print(redact(fact), file=sys.stderr)
         return 1
     except Exception:  # noqa: BLE001 - everything else is a bug, and says so
-        traceback.print_exc()
+        sys.stderr.write(redact(traceback.format_exc()))
         print("this is a bug in weighted-shards; please report the lines above", file=sys.stderr)
         return 3
     return code

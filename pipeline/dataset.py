@@ -23,6 +23,7 @@ from pipeline.output import (
     finish_output,
     open_output,
     prepare_output,
+    require_rejects,
     require_space,
 )
 from pipeline.plan import Plan, Task, make_plan, piece_size
@@ -70,6 +71,7 @@ def build_dataset(
     rejects = rejects or output / "rejects.jsonl"
     if rejects.resolve() in {Path(word).resolve() for word in inputs}:
         raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
+    require_rejects(rejects, output)
     prepare_output(output)
     with locked(output), hire(workers) as crew:
         sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))

@@ -29,7 +29,7 @@ _COUNTED_ANEW = (
 )
 _RULED = ("rule.", "straddling.", "rejects")
 # Rejects of the rules that were: their records may train under others, and are in no shard.
-_BY_RULES = ("reject.weigh.", "reject.match.")
+BY_RULES = ("reject.weigh.", "reject.match.")
 _BY_BASE = "reject.parse.unsupported_weight"  # what only base all allows
 # Of the rows of a build, and not stored with each: unknown once other rules leave some out.
 _OF_ALL_ROWS = ("found.", "unrendered.", "rewritten_turns", "quoted_control_tokens")
@@ -154,23 +154,23 @@ def succeed(old: Manifest, plan: Plan, recipe: Recipe, done: Iterable[TaskDone])
 def _counts(old: Mapping[str, Any], new: Mapping[str, Any], *, everything: bool) -> dict[str, Any]:
     # What a base allows: a build with base all keeps these.
     allowed = old.get(_BY_BASE, 0) if everything else 0
-    lost = _sum(old, _BY_RULES) + old.get("untrained_rows", 0) + allowed
+    lost = _sum(old, BY_RULES) + old.get("untrained_rows", 0) + allowed
     counts = {
         key: number
         for key, number in old.items()
         if key not in _COUNTED_ANEW
-        and not key.startswith((*_RULED, *_BY_RULES))
+        and not key.startswith((*_RULED, *BY_RULES))
         # A build tells these of the rows that it keeps.
         and not (new["rejects"] and key.startswith(_OF_ALL_ROWS))
     }
     counts |= {
         key: number
         for key, number in new.items()
-        if key in _COUNTED_ANEW or key.startswith((*_RULED, *_BY_RULES))
+        if key in _COUNTED_ANEW or key.startswith((*_RULED, *BY_RULES))
     }
     if allowed:
         del counts[_BY_BASE]
-    counts["rejects"] = old.get("rejects", 0) - _sum(old, _BY_RULES) - allowed + new["rejects"]
+    counts["rejects"] = old.get("rejects", 0) - _sum(old, BY_RULES) - allowed + new["rejects"]
     counts[MISSING] = old.get(MISSING, 0) + lost
     return counts
 

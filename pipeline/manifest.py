@@ -52,7 +52,8 @@ def make_manifest(
 ) -> Manifest:
     """Sums the tasks' counts in the order of the tasks, so that floats add up alike each time."""
     ordered = sorted(done, key=lambda d: d.index)
-    counts: Counter[str] = Counter()
+    # Of no tasks at all, too: without rows it would be no manifest to those who read it.
+    counts: Counter[str] = Counter(conversations=0, rejects=0, rows=0)
     for d in ordered:
         counts.update(d.counts)
     return Manifest(
@@ -105,7 +106,9 @@ def _require_known(manifest: Manifest) -> Manifest:
         raise ValueError(f"version {manifest.version}, not {VERSION}")
     msgspec.convert(manifest.parts["policy"], Policy)
     msgspec.convert(manifest.parts["tokenizer"], dict[str, str])
-    msgspec.convert(manifest.shards, list[_Shard])
+    for shard in msgspec.convert(manifest.shards, list[_Shard]):
+        if Path(shard.file).name != shard.file:
+            raise ValueError(f"shard {shard.file!r} is not in its folder")
     if "rows" not in manifest.counts or "default" not in manifest.chat_templates:
         raise ValueError("it lacks counts.rows or chat_templates.default")
     if manifest.format not in FORMATS:

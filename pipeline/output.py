@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, ConfigurationError
 from pipeline.lock import LOCK
 from pipeline.manifest import NAME, Manifest, write_manifest
 from pipeline.plan import Plan, Task, differences
-from pipeline.shards import file_digest, put_file, write_arrow_state, write_json
+from pipeline.shards import file_digest, put_file, shard_name, write_arrow_state, write_json
 from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone, reject_file, sidecar
 
@@ -46,8 +46,37 @@ def prepare_output(output: Path) -> None:
                 "empty it"
             )
         (output / WORK).mkdir(exist_ok=True)
+        _refuse_links(output)
     except OSError as error:
         raise BuildError(f"{output}: cannot be used: {error}; choose another --output") from error
+
+
+def _refuse_links(output: Path) -> None:
+    """BuildError for a link where a build writes or removes: it would do so somewhere else.
+
+    Finished shards may be links; they are replaced, never written through.
+    """
+    work = output / WORK
+    inside = [work, *(work.iterdir() if not work.is_symlink() else ())]
+    for path in [*inside, *output.glob(".*.tmp")]:
+        if path.is_symlink():
+            raise BuildError(
+                f"{path}: is a symbolic link, where only a build's own files may lie; remove it"
+            )
+
+
+def require_rejects(rejects: Path, output: Path) -> None:
+    """Raises ConfigurationError where rejects would replace what is no file, or a build's other."""
+    if rejects.exists() and not rejects.is_file():
+        raise ConfigurationError(
+            f"--rejects {rejects}: is no regular file, and would be replaced by one; choose another"
+        )
+    where, home = rejects.resolve(), output.resolve()
+    ours = where.parent == home and where.name != "rejects.jsonl" and _OURS.fullmatch(where.name)
+    if ours or home / WORK in (where, *where.parents):
+        raise ConfigurationError(
+            f"--rejects {rejects}: is a name that the build itself uses; choose another"
+        )
 
 
 def discard_results(output: Path) -> None:
@@ -111,6 +140,8 @@ def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> Task
     """The task's result, if its shard and its rejects are there as the sidecar says."""
     try:
         done = TaskDone(**json.loads(sidecar(output, task.index).read_text(encoding="utf-8")))
+        if done.file != shard_name(str(plan.parts["format"]), task.index, task.count):
+            return None
         whole = (output / done.file).stat().st_size == done.bytes
         rejects = reject_file(output, task.index)
         if not (whole and rejects.exists() and done.fingerprint == plan.fingerprint):
@@ -128,7 +159,8 @@ def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as joined:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as joined:  # not through a link that somebody laid meanwhile
             for task in plan.tasks:
                 with reject_file(output, task.index).open("rb") as part:
                     shutil.copyfileobj(part, joined)

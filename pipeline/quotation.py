@@ -112,6 +112,7 @@ def _joins(tree: nodes.Template, control: Collection[str]) -> bool:
     for name, args in _applied(tree):
         between = args[-1] if name == "replace" and args else args[0] if args else None
         text = between.value if isinstance(between, nodes.Const) else ""
+        text = text if isinstance(text, str) else ""  # `tojson(2)`
         apart = text and not any(text in token for token in control)
         if name in ("replace", "join") and not apart:
             return True

@@ -34,6 +34,7 @@ from pipeline.output import (
     finish_output,
     open_output,
     prepare_output,
+    require_rejects,
 )
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared
@@ -82,6 +83,7 @@ def reweight_dataset(
     recipe = recipe_of_manifest(old, load_rules(rules), tokenizer=tokenizer)
     recipe = replace(recipe, policy=replace(recipe.policy, edge=edge or recipe.policy.edge))
     require_same_ids(old, recipe)
+    require_rejects(rejects, output)
     prepare_output(output)
     plan = plan_reweighting(old, recipe)
     job = ReweightJob(recipe, shards, tuple(old.shards), output, plan.fingerprint)

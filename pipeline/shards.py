@@ -169,10 +169,15 @@ def file_digest(path: Path) -> str:
 
 def write_arrow_state(folder: Path, files: list[str], fingerprint: str) -> None:
     """The two files beside Arrow shards that make ``datasets.load_from_disk`` read them."""
-    write_json(folder / "dataset_info.json", {})
-    write_json(
-        folder / "state.json",
-        {
+    for name, value in arrow_state(files, fingerprint).items():
+        write_json(folder / name, value)
+
+
+def arrow_state(files: Sequence[str], fingerprint: str) -> dict[str, dict[str, Any]]:
+    """What these two files hold, by their names."""
+    return {
+        "dataset_info.json": {},
+        "state.json": {
             "_data_files": [{"filename": name} for name in files],
             "_fingerprint": fingerprint[:16],
             "_format_columns": None,
@@ -181,4 +186,4 @@ def write_arrow_state(folder: Path, files: list[str], fingerprint: str) -> None:
             "_output_all_columns": False,
             "_split": SPLIT,
         },
-    )
+    }

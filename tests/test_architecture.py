@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "pipeline"
 MODULES = sorted(ROOT.rglob("*.py"))
-COMMANDS = {"build", "certify", "check", "reweight", "show"}
+COMMANDS = {"build", "certify", "check", "reweight", "show", "verify"}
 ONLY = {
     "tokenizers": {"tokens"},
     "fastokens": {"tokens"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,15 @@ def fetch_dataset(word: str) -> list[Path] | Callable[[Path], None]:
             "of the hub is absent; pip install 'weighted-shards[hub]'"
         ) from None
     name, _, revision = word.partition("@")
+    if "/" not in name and name in _builders():
+        raise InputError(
+            f"{word}: no such file, folder or glob match; as a dataset of the hub it would be a "
+            "loader of `datasets` that reads the working folder; give the files"
+        )
     try:
-        data = datasets.load_dataset(name, split="train", revision=revision or None)
+        data = datasets.load_dataset(
+            name, split="train", revision=revision or None, **_without_code(datasets.__version__)
+        )
     except Exception as error:  # network, hub and parsing errors share no nearer ancestor
         fact = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise InputError(
@@ -37,6 +44,20 @@ def fetch_dataset(word: str) -> list[Path] | Callable[[Path], None]:
         ) from error
     files = [Path(entry["filename"]) for entry in data.cache_files]
     return files if files and data._indices is None else partial(_write, data)
+
+
+def _builders() -> Collection[str]:
+    """Names that ``load_dataset`` takes for loaders, ``pandas`` among them, which unpickles."""
+    try:
+        from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+    except ImportError:
+        return ("pandas",)
+    return {"pandas", *_PACKAGED_DATASETS_MODULES}
+
+
+def _without_code(version: str) -> dict[str, bool]:
+    """Before release 4 ``datasets`` could run a script of the dataset, and would ask on a tty."""
+    return {"trust_remote_code": False} if int(version.partition(".")[0]) < 4 else {}
 
 
 def _write(data: Any, target: Path) -> None:

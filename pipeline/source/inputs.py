@@ -168,6 +168,7 @@ def _saved(folder: Path) -> list[Path] | None:
     """What ``datasets.save_to_disk`` wrote into a folder, in its order; None for other folders."""
     splits = _described(folder / "dataset_dict.json").get("splits")
     if splits:
+        splits = _plain_names(splits, folder)
         split = "train" if "train" in splits else splits[0]
         if split != "train" and len(splits) > 1:
             raise InputError(
@@ -183,11 +184,29 @@ def _saved(folder: Path) -> list[Path] | None:
             f"{folder}: its rows are chosen by an indices file; "
             "call flatten_indices() on the dataset and save it again"
         )
-    files = [folder / entry["filename"] for entry in state["_data_files"]]
+    entries = state["_data_files"]
+    entries = entries if isinstance(entries, list) else [entries]
+    names = [e.get("filename") if isinstance(e, dict) else e for e in entries]
+    files = [folder / name for name in _plain_names(names, folder)]
     for path in files:
         if not path.is_file():
             raise InputError(f"{path}: listed in state.json, but absent; save the dataset again")
     return files
+
+
+_FOLDERS = ("", ".", "..")
+
+
+def _plain_names(names: Any, folder: Path) -> list[str]:
+    """What a saved dataset lists; a name that leads out of its folder is an InputError."""
+    found: list[str] = []
+    for name in names if isinstance(names, list) else [names]:
+        if not isinstance(name, str) or Path(name).name != name or name in _FOLDERS:
+            raise InputError(
+                f"{folder}: lists {name!r}, which is no name in that folder; save the dataset again"
+            )
+        found.append(name)
+    return found
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from pipeline.source.record import WHITE
 CHUNK = 1 << 22
 # Compressed bytes fed at once. zstd can make 128 KB of 4 bytes, so this bounds memory.
 MORSEL = 1 << 14
+# A bomb is data of no use: gzip and lz4 cannot reach this ratio at all, text in zstd is below 100.
+BOMB_RATIO, BOMB_BYTES = 2000, 1 << 30
 BOM = b"\xef\xbb\xbf"
 COMPRESSED = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
@@ -137,8 +139,10 @@ def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator
 
 def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[bytes]:
     frame: _Inflater | None = None
+    taken = given = 0
     for morsel in morsels:
         data = morsel
+        taken += len(morsel)
         while data:
             if frame is None:
                 data = data.lstrip(b"\0")  # padding between frames, which gzip's readers allow
@@ -150,6 +154,12 @@ def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[byte
                 raise InputError(
                     f"{label}: damaged {codec} data ({error}); fetch or write the file again"
                 ) from None
+            given += len(part)
+            if given > max(BOMB_BYTES, BOMB_RATIO * taken):
+                raise InputError(
+                    f"{label}: {taken:,} bytes of {codec} unpack to more than {given:,}; unpack it "
+                    "yourself if that is no mistake"
+                )
             data = b""
             if frame.eof:
                 data, frame = frame.unused_data or b"", None
