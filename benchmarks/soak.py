@@ -68,11 +68,11 @@ def soak(folder: Path, *, form: str, kills: int, seed: int, copies: int = 8) -> 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a build but its lock, which names a process."""
+    """All files of a build."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock"
+        if path.is_file()
     }
 
 
