@@ -146,6 +146,10 @@ def _check_sidecar(
         if told != wanted:
             fact = f"{name}: {told!r}, but {NAME} says {wanted!r}"
             findings.add("sidecar", path, fact, remedy=_MAKE)
+    part = path.with_suffix(".rejects.jsonl")
+    if part.is_file() and file_digest(part) != value.get("rejects_sha256"):
+        fact = f"rejects_sha256: not that of {part.name}"
+        findings.add("sidecar", path, fact, remedy=_MAKE)
 
 
 def _check_parts(
