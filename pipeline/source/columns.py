@@ -16,6 +16,7 @@ from pipeline.errors import InputError, RecordError
 from pipeline.source.record import Piece, Record
 from pipeline.source.spool import writing
 from pipeline.source.values import Column, plan_columns
+from pipeline.source.written import write_row
 
 # To read rows in the middle of a row group is to decode it from its start. Past this many pieces
 # in a group a copy on disk is cheaper: 300,000 conversations in one group take 1.4 s to decode.
@@ -190,11 +191,16 @@ def to_records(table: Any, *, source: str = "") -> list[Record]:
 def _records(batch: Any, columns: Sequence[Column], source: str, row: int) -> list[Record]:
     """Rows of a batch; a column that is null is left out, one that is bad becomes the fault."""
     rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
-    faults: dict[int, RecordError] = {}
+    faults: dict[int, list[tuple[Column, RecordError]]] = {}
     for column in columns:
         for i, value in enumerate(column.values(batch)):
             if isinstance(value, RecordError):
-                faults.setdefault(i, value)
+                faults.setdefault(i, []).append((column, value))
             elif value is not None:
                 rows[i][column.name] = value
-    return [Record(source, row + i, 0, None, value, faults.get(i)) for i, value in enumerate(rows)]
+    records = [Record(source, row + i, 0, None, value) for i, value in enumerate(rows)]
+    for i, found in faults.items():
+        bad = [column.index for column, _ in found]
+        raw = write_row(rows[i], [(batch.schema.field(j), batch.column(j)[i : i + 1]) for j in bad])
+        records[i] = Record(source, row + i, 0, raw, rows[i], found[0][1])
+    return records

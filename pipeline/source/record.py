@@ -12,6 +12,10 @@ from pipeline.errors import RecordError
 
 # What JSON calls white space; bytes.strip() alone would take \v and \f too, and hide a bad line.
 WHITE = b" \t\r\n"
+# The keys of a line of rejects.jsonl: a record with just these stands for its raw one.
+REJECTED = frozenset(
+    ("source", "row", "line", "place", "stage", "reason", "field", "message", "raw")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Source:
 class Record:
     """JSON text in ``raw``, or a row in ``value``; ``row`` counts records from 0, ``line`` from 1.
 
-    ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column.
+    ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column,
+    and ``raw`` is the row as it was, which is no JSON.
     """
 
     source: str
@@ -71,13 +76,27 @@ def decode(record: Record) -> Any:
 
     msgspec decodes; what it refuses goes through ``json``, which takes NaN and 1e400. Raises
     RecordError (stage ``read``): ``bad_json``, ``bad_utf8``, ``lone_surrogate`` (with the field:
-    tokenizers cannot take one), and what ``fault`` holds.
+    tokenizers cannot take one), and what ``fault`` holds. A line of rejects.jsonl, from whatever
+    file it comes, is its raw record, once mended.
     """
     if record.fault is not None:
         raise record.fault
-    if record.raw is None:
-        return record.value
-    return decode_json(record.raw)
+    value: Any = record.value if record.raw is None else decode_json(record.raw)
+    # A reject whose own line was broken by hand holds another one.
+    while is_reject(value):
+        raw = value["raw"]
+        value = decode_json(raw.encode("utf-8", "surrogatepass")) if isinstance(raw, str) else raw
+    return value
+
+
+def is_reject(value: Any) -> bool:
+    """Whether a value is a line of rejects.jsonl; its raw record is text, or was made an object."""
+    return (
+        type(value) is dict
+        and len(value) == len(REJECTED)
+        and value.keys() == REJECTED
+        and isinstance(value["raw"], (str, dict))
+    )
 
 
 def decode_json(raw: bytes, *, field: str = "") -> Any:
