@@ -11,7 +11,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline.engine import local
-from pipeline.errors import BuildError, ConfigurationError, EngineMismatch
+from pipeline.errors import BuildError, ConfigurationError, EngineMismatch, InputError
 from pipeline.manifest import Manifest, make_manifest, write_manifest
 from pipeline.output import (
     SPOOL,
@@ -65,10 +65,13 @@ def build_dataset(
         raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
     prepare_output(output)
     sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
+    total = sum(source.records for source in sources)
+    if not total:
+        names = ", ".join(source.name for source in sources[:3])
+        raise InputError(f"{names}: no record in any input; check that the right files were passed")
     plan = make_plan(sources, recipe, shard_size=shard_size)
     if overwrite:  # not before the inputs have proved readable
         discard_results(output)
-    total = sum(source.records for source in sources)
     with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
         # The first time with a tokenizer this takes some ten seconds.
         shown.set_description("trying the engines")

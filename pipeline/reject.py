@@ -80,11 +80,13 @@ def _readable(raw: bytes) -> str:
 
     After an odd one it would be an escaped backslash, and JSON; so the last becomes ``\x5c``.
     """
-    text = raw.decode("utf-8", "surrogateescape")
-    return re.sub("(\\\\*)([\udc80-\udcff])", _escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    slashes, byte = match[1], ord(match[2]) - 0xDC00
-    even = slashes if len(slashes) % 2 == 0 else slashes[:-1] + r"\x5c"
-    return rf"{even}\x{byte:02x}"
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        parts = re.split("([\udc80-\udcff])", raw.decode("utf-8", "surrogateescape"))
+    for i in range(1, len(parts), 2):
+        before = parts[i - 1]
+        if (len(before) - len(before.rstrip("\\"))) % 2:
+            parts[i - 1] = before[:-1] + r"\x5c"
+        parts[i] = rf"\x{ord(parts[i]) - 0xDC00:02x}"
+    return "".join(parts)

@@ -136,10 +136,13 @@ def _tell_shape(item: Any, place: str) -> str:
 
 
 def _unknown(record: dict[str, Any], schema: str) -> RecordError:
-    for key in LIST_KEYS:
-        if record.get(key) is not None and schema != "query-response":
+    keys = [key for key in LIST_KEYS if key in record and schema != "query-response"]
+    for key in keys:
+        if record[key] is not None:
             remedy = "write a list, or a JSON string of one"
             return misfit("bad_messages", key, "a list of messages", record[key], remedy=remedy)
+    if keys:
+        return fault("empty_conversation", keys[0], "is null; drop the record")
     wanted = "no known schema fits" if schema == "auto" else f"--schema {schema} does not fit"
     remedy = f"rename them, or pass another of --schema {', '.join(SCHEMAS)}"
     return fault("unknown_schema", "", f"{wanted} the keys {name_keys(record)}; {remedy}")

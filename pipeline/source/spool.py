@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,18 +19,23 @@ import zstandard
 
 from pipeline.errors import BuildError, InputError
 from pipeline.source.elements import split_values
-from pipeline.source.record import WHITE
+from pipeline.source.record import BOM, WHITE
 
 CHUNK = 1 << 22
 # Compressed bytes fed at once. zstd can make 128 KB of 4 bytes, so this bounds memory.
 MORSEL = 1 << 14
-BOM = b"\xef\xbb\xbf"
 COMPRESSED = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
     ("bz2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),
     ("lz4", re.compile(rb"\x04\x22\x4d\x18")),
     # pzstd begins a file with a skippable frame.
     ("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")),
+)
+LOOKED_AT = 100  # lines
+CLAIM = re.compile(r"\.(parquet|arrow|feather|gz|zst|zstd|bz2?|lz4)$", re.IGNORECASE)
+# Lines of these would be rejected one by one.
+OTHER = re.compile(
+    r"\.(csv|tsv|txt|md|html?|xml|ya?ml|toml|py)(\.(gz|zst|zstd|bz2?|lz4))?$", re.IGNORECASE
 )
 COLUMNAR = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "arrow"))
 
@@ -75,35 +81,38 @@ def sniff(path: Path, *, name: str, label: str) -> Content:
             f"{label}: neither JSON in UTF-8 nor Parquet, Arrow, gzip, zstd, bz2 or lz4; "
             "convert it to one of these"
         )
-    claim = re.search(r"\.(parquet|arrow|feather|gz|zst|zstd|bz2?|lz4)$", name, re.IGNORECASE)
-    if claim and not codec and body and not likely:
+    claim = CLAIM.search(name)
+    if claim and not (codec or likely) and (body or not start):
         raise InputError(
             f"{label}: does not begin as a .{claim[1]} file does, nor as JSON; "
             "it may be damaged: fetch or write it again"
         )
+    if body and not likely and OTHER.search(name):
+        raise InputError(f"{label}: holds no JSON; write one JSON object a line instead")
     return Content(codec, _layout(body, name), bom=head.startswith(BOM))
 
 
 def _layout(body: bytes, name: str) -> str:
     """Whether JSON text is lines, an array, or objects printed over many lines.
 
-    Lines whose first line is broken look like a printed object, and lines that are arrays like an
-    array, so the second line has a say.
+    Lines that begin with broken ones look like a printed object, and lines that are arrays like an
+    array, so lines further down have a say.
     """
     first, ended, rest = body.partition(b"\n")
-    if not ended or body[:1] not in (b"{", b"["):
-        return "array" if body[:1] == b"[" else "lines"
-    second = rest.lstrip(WHITE).partition(b"\n")[0]
     if body[:1] == b"[":
+        second = rest.lstrip(WHITE).partition(b"\n")[0]
         return "lines" if second.startswith(b"[") and _is_json(first) else "array"
-    if _is_json(first):
+    if body[:1] != b"{" or _is_json(first):
         return "lines"
     value = b"".join(split_values([body])).partition(b"\n")[0]
     if _is_json(value):
         return "values"
-    if second.startswith(b"{") and _is_json(second):
+    # Of a printed object no line that is not indented is an object, but an empty one.
+    whole = re.finditer(rb"^\{(?!\s*\}).*", rest, re.MULTILINE)
+    if any(_is_json(line[0]) for line in islice(whole, LOOKED_AT)):
         return "lines"
-    return "lines" if re.search(r"\.(jsonl|ndjson)\b", name, re.IGNORECASE) else "values"
+    named = re.search(r"\.(jsonl|ndjson)\b", name, re.IGNORECASE)
+    return "lines" if named or not ended else "values"
 
 
 def _is_json(text: bytes) -> bool:
