@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -43,14 +44,34 @@ def _survey_input(item: Input, target: Path, piece_bytes: int, piece_rows: int) 
         if item.fetch is not None:
             path = target.with_suffix(".raw")
             item.fetch(path)
+        before = _stamp(path)
         content = sniff(path, name=item.name, label=item.label)
-        if content.layout in ("parquet", "arrow"):
-            return _survey_columns(item, path, content, target, piece_bytes, piece_rows)
-        return _survey_lines(item, path, content, target, piece_bytes, piece_rows)
+        form = _survey_columns if content.layout in ("parquet", "arrow") else _survey_lines
+        source = form(item, path, content, target, piece_bytes, piece_rows)
+        if _stamp(path) != before:
+            raise _changed(item.label)
+        return _stamped(source)
     except OSError as error:
         raise InputError(
             f"{item.label}: cannot be read ({error.strerror}); check the file and its permissions"
         ) from error
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    # Not the inode: file systems of the network make new ones up for each machine.
+    found = os.stat(path)  # noqa: PTH116 - a piece's path is text
+    return found.st_size, found.st_mtime_ns
+
+
+def _stamped(source: Source) -> Source:
+    if not source.pieces:
+        return source
+    stamp = _stamp(source.pieces[0].path)
+    return replace(source, pieces=tuple(replace(piece, stamp=stamp) for piece in source.pieces))
+
+
+def _changed(place: str) -> InputError:
+    return InputError(f"{place}: changed during the build; start it again")
 
 
 def _survey_lines(
@@ -99,7 +120,19 @@ def read(
     """The piece's records in order, in lists of at most *batch_records*; JSON stays undecoded.
 
     Memory holds about *batch_bytes* of input and one record more. Raises InputError if the file
-    has changed or is damaged; a bad record raises only in ``decode``.
+    has changed since the survey, told by its size and time of change, or is damaged; a bad record
+    raises only in ``decode``.
     """
     form = columns.read if piece.form in ("parquet", "arrow") else lines.read
-    return form(piece, batch_records=batch_records, batch_bytes=batch_bytes)
+    try:
+        if piece.stamp not in (None, _stamp(piece.path)):
+            raise _changed(piece.source)
+        yield from form(piece, batch_records=batch_records, batch_bytes=batch_bytes)
+        # A file may change, or give way to another, while it is read.
+        if piece.stamp not in (None, _stamp(piece.path)):
+            raise _changed(piece.source)
+    except OSError as error:
+        raise InputError(
+            f"{piece.source}: cannot be read any more ({error.strerror or error}); "
+            "keep inputs in place until the build has ended, and start it again"
+        ) from error

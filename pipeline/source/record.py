@@ -28,7 +28,8 @@ class Piece:
     ``start`` and ``end`` are bytes of it where *form* is ``lines`` or ``elements`` (one array
     element a line), rows where it is ``parquet`` or ``arrow``. ``first`` is the number in the
     source of the first record, ``line`` the 1-based line where the piece starts (0 without lines),
-    ``size`` the bytes it stands for, to balance work.
+    ``size`` the bytes it stands for, to balance work. ``stamp`` is the size and the time of change
+    (ns) of the file as surveyed; None is not compared.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Piece:
     first: int
     line: int
     size: int
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
