@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, RecordError
 from pipeline.source.record import Piece, Record
+from pipeline.source.soundness import require_sound
 from pipeline.source.spool import writing
 from pipeline.source.values import Column, plan_columns
 from pipeline.source.written import write_row
@@ -27,6 +28,7 @@ PIECES_PER_GROUP = 4
 class _Shape:
     """How many *rows*, their *size* in memory, how many rows at most only come *together*."""
 
+    names: list[str]
     rows: int
     size: int
     together: int
@@ -44,6 +46,8 @@ def cut(
     path, form = opened.path, opened.form
     with _blaming(label, form):
         shape = _parquet_shape(path) if form == "parquet" else _arrow_shape(path)
+        if twice := {name for name in shape.names if shape.names.count(name) > 1}:
+            raise InputError(f"{label}: has two columns {min(twice)!r}; rename or drop one")
         step = max(1, min(piece_rows, piece_bytes * shape.rows // max(1, shape.size)))
         if shape.together > PIECES_PER_GROUP * step:
             _unpack(path, form, target)
@@ -73,6 +77,8 @@ def read(piece: Piece, *, batch_records: int, batch_bytes: int) -> Iterator[list
             columns = columns or plan_columns(batch.schema)
             for first in range(0, batch.num_rows, step):
                 part = batch.slice(first, step)
+                if piece.form == "arrow":  # Parquet's decoder checks what it reads
+                    require_sound(part)
                 yield _records(part, columns, piece.source, row)
                 row += part.num_rows
     if row < piece.end:
@@ -83,7 +89,7 @@ def read(piece: Piece, *, batch_records: int, batch_bytes: int) -> Iterator[list
 def _blaming(place: str, form: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a name
         fact = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(
             f"{place}: damaged or cut off as {form.capitalize()} ({fact}); "
@@ -95,19 +101,23 @@ def _parquet_shape(path: str) -> _Shape:
     with pq.ParquetFile(path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows = [group.num_rows for group in groups]
-        return _Shape(sum(rows), sum(g.total_byte_size for g in groups), max(rows, default=0))
+        size = sum(group.total_byte_size for group in groups)
+        return _Shape(file.schema_arrow.names, sum(rows), size, max(rows, default=0))
 
 
 def _arrow_shape(path: str) -> _Shape:
     """Walks the batches, whose data is mapped, not read, unless it is compressed."""
     rows = size = 0
+    names: list[str] = []
     mapped = True
     with pa.memory_map(path) as file:
         whole = file.read_buffer()
         for batch in _arrow_batches(path, file):
+            batch.validate()  # the ends of each column, before `nbytes` follows them
+            names = batch.schema.names
             rows, size = rows + batch.num_rows, size + batch.nbytes
             mapped = mapped and _lies_in(batch, whole)
-    return _Shape(rows, size, 0 if mapped else rows)
+    return _Shape(names, rows, size, 0 if mapped else rows)
 
 
 def _lies_in(batch: Any, whole: Any) -> bool:
@@ -161,7 +171,12 @@ def _unpack(path: str, form: str, target: Path) -> None:
         with pq.ParquetFile(path) as file:
             _write(file.iter_batches(batch_size=1024, use_threads=False), target)
     else:
-        _write(_arrow_batches(path), target)
+        _write(map(_sound, _arrow_batches(path)), target)
+
+
+def _sound(batch: Any) -> Any:
+    require_sound(batch)
+    return batch
 
 
 def _write(batches: Iterator[Any], target: Path) -> None:

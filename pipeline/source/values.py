@@ -28,7 +28,7 @@ class Column:
         """One value a row; a RecordError in the place of a value that cannot be had."""
         try:
             return self._convert(batch.column(self.index))
-        except (RecordError, UnicodeDecodeError, pa.ArrowException):
+        except (RecordError, pa.ArrowException, ValueError, OverflowError):
             column = batch.column(self.index)
             return [self._convert_one(column.slice(i, 1)) for i in range(len(column))]
 
@@ -46,7 +46,7 @@ class Column:
         except UnicodeDecodeError:
             fact = "text that is not UTF-8; write the column again as UTF-8"
             return RecordError("read", "bad_utf8", fact, field=self.name)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             fact = f"{str(error).partition(chr(10))[0]}; drop the column"
             return RecordError("read", "unsupported_type", fact, field=self.name)
 
