@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, WeightedShardsError
 from pipeline.policy import CONTROL_TOKENS, EDGES, PROFILES, TURNS, UNSURE
+from pipeline.terminal import harmless
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -32,7 +33,7 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         code = main(argv)
         sys.stdout.flush()
     except WeightedShardsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {harmless(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -42,7 +43,8 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {error}; see to the disk or the permissions and try again", file=sys.stderr)
+        told = f"error: {error}; see to the disk or the permissions and try again"
+        print(harmless(told), file=sys.stderr)
         return 1
     except Exception:  # noqa: BLE001 - everything else is a bug, and says so
         traceback.print_exc()
