@@ -13,7 +13,7 @@ from pipeline.batch import EncodedBatch, Encoder
 from pipeline.plan import Task
 from pipeline.recipe import Recipe
 from pipeline.shards import file_digest, open_shard, replace, shard_name, write_json
-from pipeline.source import read
+from pipeline.source import read_together
 from pipeline.source.inputs import WORK
 from pipeline.template import Template
 from pipeline.tokens import Certificate, load_tokenizer
@@ -44,10 +44,9 @@ class BuildJob:
         encoder = make_encoder(self.recipe, self.certificate)
 
         def build(task: Task, progress: Progress) -> TaskDone:
-            records = (batch for piece in task.pieces for batch in read(piece))
             return complete(
                 task,
-                map(encoder.encode, records),
+                map(encoder.encode, read_together(task.pieces)),
                 output=self.output,
                 form=self.recipe.form,
                 fingerprint=self.fingerprint,

@@ -7,7 +7,7 @@ read:   a piece ─▶ batches of records, undecoded ─▶ decode
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from pipeline.source.inputs import Input, resolve
 from pipeline.source.record import Piece, Record, Source, decode
 from pipeline.source.spool import Content, Digest, chunks, kept, sniff, without_bom
 
-__all__ = ["Piece", "Record", "Source", "decode", "read", "survey"]
+__all__ = ["Piece", "Record", "Source", "decode", "read", "read_together", "survey"]
+
+TINY = 1 << 14  # bytes of a piece: a batch costs as much as ten conversations
 
 
 def survey(
@@ -136,3 +138,31 @@ def read(
             f"{piece.source}: cannot be read any more ({error.strerror or error}); "
             "keep inputs in place until the build has ended, and start it again"
         ) from error
+
+
+def read_together(
+    pieces: Iterable[Piece], *, batch_records: int = 256, batch_bytes: int = 1 << 20
+) -> Iterator[list[Record]]:
+    """The records of *pieces* in order, those of tiny ones after another in one batch.
+
+    Else as ``read``: where pieces are of the usual size, batches are what it gives.
+    """
+    held: list[Record] = []
+    size = 0
+    for piece in pieces:
+        batches = read(piece, batch_records=batch_records, batch_bytes=batch_bytes)
+        tiny = piece.size < TINY
+        if held and not (tiny and size + piece.size <= batch_bytes):
+            yield held
+            held, size = [], 0
+        if not tiny:
+            yield from batches
+            continue
+        for batch in batches:
+            if len(held) + len(batch) > batch_records:
+                yield held
+                held, size = [], 0
+            held = held + batch
+        size += piece.size
+    if held:
+        yield held

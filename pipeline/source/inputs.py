@@ -71,6 +71,8 @@ def resolve(words: Sequence[str]) -> list[Input]:
             raise InputError(f"{label}: given {times} times; give each input once")
     while True:
         names = Counter(item.name for item in found)
+        if len(names) == len(found):
+            return found
         grown = [
             replace(item, shown=min(item.shown + (names[item.name] > 1), len(item.parts)))
             for item in found
@@ -138,15 +140,20 @@ WORK = ".weighted-shards"  # what a build keeps in its output: by it, one is tol
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     here = os.path.realpath(folder)
-    for path in folder.iterdir() if here not in above else ():  # a link may lead back up
-        # Shards are no conversations: a build into a folder inside its input reads none of them.
-        if path.name.startswith(".") or (path / WORK).is_dir():
-            continue
-        if path.is_dir():
-            saved = saved_files(path)
-            yield from _walk(path, above | {here}) if saved is None else saved
-        elif DATA.search(path.name) and path.name not in DESCRIPTIONS:
-            yield path
+    if here in above:  # a link may lead back up
+        return
+    # Of 50,000 files scandir knows without a call each that they are no folders.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            # Shards are no conversations: a build into a folder inside its input reads none.
+            if entry.name.startswith(".") or (entry.is_dir() and (path / WORK).is_dir()):
+                continue
+            if entry.is_dir():
+                saved = saved_files(path)
+                yield from _walk(path, above | {here}) if saved is None else saved
+            elif DATA.search(entry.name) and entry.name not in DESCRIPTIONS:
+                yield path
 
 
 def _matches(root: Path, parts: Sequence[str], word: str) -> list[Path]:

@@ -65,10 +65,10 @@ def sniff(path: Path, *, name: str, label: str) -> Content:
 
     Raises InputError for what is certainly no input: UTF-16, other binary files.
     """
-    with path.open("rb") as file:
-        start = file.read(16)
+    head = start = next(chunks(path, "", label=label), b"")
     codec = next((codec for codec, magic in COMPRESSED if magic.match(start)), "")
-    head = next(chunks(path, codec, label=label), b"")
+    if codec:
+        head = next(chunks(path, codec, label=label), b"")
     for magic, layout in COLUMNAR:
         if head.startswith(magic):
             return Content(codec, layout, bom=False)
