@@ -22,8 +22,10 @@ from pipeline.source.elements import split_values
 from pipeline.source.record import BOM, WHITE
 
 CHUNK = 1 << 22
-# Compressed bytes fed at once. zstd can make 128 KB of 4 bytes, so this bounds memory.
-MORSEL = 1 << 14
+# Compressed bytes fed at once, which bounds memory: zstd can make 128 KB of 4, so 32 MB of these;
+# gzip a thousand of one. bz2 can make 900 KB of 40, so it is asked for CHUNK at a time.
+MORSEL, ZSTD_MORSEL = 1 << 14, 1 << 10
+BY_LENGTH = ("bz2", "lz4")  # these take a limit
 COMPRESSED = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
     ("bz2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),
@@ -56,8 +58,10 @@ class _Inflater(Protocol):
     @property
     def eof(self) -> bool: ...
     @property
+    def needs_input(self) -> bool: ...
+    @property
     def unused_data(self) -> bytes | None: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: bytes, limit: int = -1, /) -> bytes: ...
 
 
 def sniff(path: Path, *, name: str, label: str) -> Content:
@@ -124,7 +128,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator[bytes]:
-    """The content in chunks of about *size* bytes; InputError where it is damaged or cut off.
+    """The content in chunks of *size* bytes; InputError where it is damaged or cut off.
 
     One loop for all codecs: each has a decompressor that stops at the end of its frame, and a file
     is any number of frames. (zstandard's own reader takes a cut-off file as whole, and Python's bz2
@@ -135,31 +139,34 @@ def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator
             yield from iter(lambda: file.read(size), b"")
             return
         gathered = bytearray()
-        for part in _inflated(iter(lambda: file.read(MORSEL), b""), codec, label):
+        morsel = ZSTD_MORSEL if codec == "zstd" else MORSEL
+        for part in _inflated(iter(lambda: file.read(morsel), b""), codec, label):
             gathered += part
-            if len(gathered) >= size:
-                yield bytes(gathered)
-                gathered.clear()
+            while len(gathered) >= size:
+                yield bytes(gathered[:size])
+                del gathered[:size]
         if gathered:
             yield bytes(gathered)
 
 
 def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[bytes]:
     frame: _Inflater | None = None
+    limit = (CHUNK,) if codec in BY_LENGTH else ()
     for morsel in morsels:
-        data = morsel
-        while data:
+        data, more = morsel, False
+        while data or more:
             if frame is None:
                 data = data.lstrip(b"\0")  # padding between frames, which gzip's readers allow
                 frame = _inflater(codec) if data else None
                 continue
             try:
-                part = frame.decompress(data)
+                part = frame.decompress(data, *limit)
             except (zlib.error, zstandard.ZstdError, OSError, RuntimeError) as error:
                 raise InputError(
                     f"{label}: damaged {codec} data ({error}); fetch or write the file again"
                 ) from None
             data = b""
+            more = bool(limit) and not (frame.eof or frame.needs_input)
             if frame.eof:
                 data, frame = frame.unused_data or b"", None
             yield part
