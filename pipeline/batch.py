@@ -123,7 +123,9 @@ class Encoder:
         counts["rejects"] = len(rejects)
         for r in rejects:
             counts[f"reject.{r.stage}.{r.reason}"] += 1
-        rejects.sort(key=lambda r: r.row)
+        if rejects:  # a batch may hold records of several small sources
+            places = {(record.source, record.row): i for i, record in enumerate(records)}
+            rejects.sort(key=lambda r: places[r.source, r.row])
         return EncodedBatch(rows, rejects, counts)
 
     def _groups(

@@ -21,6 +21,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigurationError, WeightedShardsError
 from pipeline.policy import CONTROL_TOKENS, EDGES, PROFILES, TURNS, UNSURE
 from pipeline.redaction import redact
+from pipeline.terminal import harmless
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -46,7 +47,7 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         code = main(argv)
         sys.stdout.flush()
     except WeightedShardsError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
+        print(f"error: {harmless(redact(str(error)))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -60,7 +61,7 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         return 0
     except OSError as error:
         fact = f"error: {error}; see to the disk or the permissions and try again"
-        print(redact(fact), file=sys.stderr)
+        print(harmless(redact(fact)), file=sys.stderr)
         return 1
     except Exception:  # noqa: BLE001 - everything else is a bug, and says so
         sys.stderr.write(redact(traceback.format_exc()))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
-from pipeline.errors import BuildError, ConfigurationError, EngineMismatch
+from pipeline.errors import BuildError, ConfigurationError, EngineMismatch, InputError
 from pipeline.lock import locked
 from pipeline.manifest import Manifest, make_manifest
 from pipeline.order import Step
@@ -75,13 +75,18 @@ def build_dataset(
     prepare_output(output)
     with locked(output), hire(workers) as crew:
         sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
+        total = sum(source.records for source in sources)
+        if not total:
+            names = ", ".join(source.name for source in sources[:3])
+            raise InputError(
+                f"{names}: no record in any input; check that the right files were passed"
+            )
         plan = make_plan(sources, recipe, shard_size=shard_size)
         if overwrite:  # not before the inputs have proved readable
             discard_results(output)
         opened = open_output(output, plan, verify=verify)
         if check_space:
             require_space(output, opened.left, recipe.form)
-        total = sum(source.records for source in sources)
         with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
             done, certificate = _run(plan, opened, recipe, output, crew, shown, row_timeout)
         manifest = make_manifest(plan, recipe, done, _told(certificate))

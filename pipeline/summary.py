@@ -116,8 +116,12 @@ def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _inputs(manifest: Manifest) -> str:
     names = [str(item["name"]) for item in manifest.parts["inputs"]]
-    more = f", and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    empty = [str(item["name"]) for item in manifest.parts["inputs"] if not item["records"]]
+    return _first(names) + (f"  (without any record: {_first(empty)})" if empty else "")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _reject_line(counts: dict[str, Any], rejects: Path) -> str:

@@ -15,7 +15,7 @@ from pipeline.order import Order, Rows, Step, Watch
 from pipeline.plan import Task
 from pipeline.recipe import Recipe
 from pipeline.shards import file_digest, open_shard, put_file, shard_name, write_json
-from pipeline.source import Record, read
+from pipeline.source import Record, read_together
 from pipeline.source.inputs import WORK
 from pipeline.template import Template
 from pipeline.tokens import Certificate, load_tokenizer
@@ -91,10 +91,9 @@ def try_rows(task: Task, rows: Rows, encoder: Encoder, watch: Watch) -> None:
 def _batches(task: Task) -> Iterator[tuple[int, list[Record]]]:
     """The records, and how many of the task there were before them."""
     first = 0
-    for piece in task.pieces:
-        for records in read(piece):
-            yield first, records
-            first += len(records)
+    for records in read_together(task.pieces):
+        yield first, records
+        first += len(records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def test_a_named_schema_refuses_another_shape(
         ([USER, ANSWER], ("not_an_object", "")),
         ({}, ("unknown_schema", "")),
         ({"text": "t"}, ("unknown_schema", "")),
-        ({"prompt": QA, "completion": QA}, ("unknown_schema", "")),
+        ({"prompt": QA, "completion": "a"}, ("unknown_schema", "")),
         ({"messages": []}, ("empty_conversation", "messages")),
         ({"messages": 3}, ("bad_messages", "messages")),
         ({"messages": "[1, 2"}, ("bad_messages", "messages")),

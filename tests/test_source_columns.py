@@ -138,9 +138,9 @@ def test_a_cut_off_file_is_an_error_that_names_it(tmp_path: Path, form: str, lef
 
 def test_damage_inside_is_an_error_while_reading(tmp_path: Path) -> None:
     path = write(tmp_path / "x.data", pa.Table.from_pylist(ROWS), "parquet")
-    source = surveyed(path)
     content = bytearray(path.read_bytes())
     content[4:2000] = bytes(1996)
     path.write_bytes(content)
+    source = surveyed(path)
     with pytest.raises(InputError, match=r"x\.data: damaged"):
         records(source)

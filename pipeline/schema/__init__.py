@@ -2,7 +2,8 @@
 
 ``auto`` decides by keys and shapes, per record, in this order: the first list under `LIST_KEYS`
 that is not empty (its first item tells role/content, from/value or input/output); instruction and
-output; query and response; prompt and completion or response, both text.
+output; query and response; prompt and completion or response, both text; prompt and completion,
+both lists of messages (TRL's).
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def _read_messages(
         keys = find_question(record)
         if keys is not None:
             return read_query(record, keys), {}
+        if isinstance(record.get("prompt"), list) and isinstance(record.get("completion"), list):
+            return _read_completion(record["prompt"], record["completion"])
         if items:  # only an explicit query-response comes here
             return _read_list(items, key, schema)
     if items is not None:
@@ -120,6 +123,23 @@ def _read_list(
     return join_calls(messages, weights, calling, key) if calling else (messages, weights)
 
 
+def _read_completion(
+    prompt: list[Any], completion: list[Any]
+) -> tuple[list[dict[str, Any]], dict[int, Weight]]:
+    """Of the two only the completion carries loss, as TRL has it: the prompt's messages weigh 0."""
+    given, weights = _read_list(prompt, "prompt", "auto") if prompt else ([], {})
+    for i, weight in weights.items():
+        if weight.whole != 0:
+            fact = "has a weight, and a prompt carries no loss; drop it, or use messages"
+            raise fault("misplaced_weight", f"prompt[{i}]", fact)
+    answer, own = _read_list(completion, "completion", "auto") if completion else ([], {})
+    if not any(message["role"] == "assistant" for message in answer):
+        fact = "no message of it is an assistant's, so nothing can be trained; drop the record"
+        raise fault("no_assistant_turn", "completion", fact)
+    zeros = {i: Weight(0.0, []) for i in range(len(given))}
+    return given + answer, zeros | {i + len(given): weight for i, weight in own.items()}
+
+
 def _tell_shape(item: Any, place: str) -> str:
     if not isinstance(item, dict):
         raise misfit("bad_message", place, "an object", item, remedy="write one object per message")
@@ -136,10 +156,13 @@ def _tell_shape(item: Any, place: str) -> str:
 
 
 def _unknown(record: dict[str, Any], schema: str) -> RecordError:
-    for key in LIST_KEYS:
-        if record.get(key) is not None and schema != "query-response":
+    keys = [key for key in LIST_KEYS if key in record and schema != "query-response"]
+    for key in keys:
+        if record[key] is not None:
             remedy = "write a list, or a JSON string of one"
             return misfit("bad_messages", key, "a list of messages", record[key], remedy=remedy)
+    if keys:
+        return fault("empty_conversation", keys[0], "is null; drop the record")
     wanted = "no known schema fits" if schema == "auto" else f"--schema {schema} does not fit"
     remedy = f"rename them, or pass another of --schema {', '.join(SCHEMAS)}"
     return fault("unknown_schema", "", f"{wanted} the keys {name_keys(record)}; {remedy}")

@@ -7,7 +7,8 @@ read:   a piece ─▶ batches of records, undecoded ─▶ decode
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -17,7 +18,9 @@ from pipeline.source.inputs import Input, resolve
 from pipeline.source.record import Piece, Record, Source, decode
 from pipeline.source.spool import Content, Digest, chunks, kept, sniff, without_bom
 
-__all__ = ["Piece", "Record", "Source", "decode", "read", "survey"]
+__all__ = ["Piece", "Record", "Source", "decode", "read", "read_together", "survey"]
+
+TINY = 1 << 14  # bytes of a piece: a batch costs as much as ten conversations
 
 
 def survey(
@@ -43,14 +46,34 @@ def _survey_input(item: Input, target: Path, piece_bytes: int, piece_rows: int) 
         if item.fetch is not None:
             path = target.with_suffix(".raw")
             item.fetch(path)
+        before = _stamp(path)
         content = sniff(path, name=item.name, label=item.label)
-        if content.layout in ("parquet", "arrow"):
-            return _survey_columns(item, path, content, target, piece_bytes, piece_rows)
-        return _survey_lines(item, path, content, target, piece_bytes, piece_rows)
+        form = _survey_columns if content.layout in ("parquet", "arrow") else _survey_lines
+        source = form(item, path, content, target, piece_bytes, piece_rows)
+        if _stamp(path) != before:
+            raise _changed(item.label)
+        return _stamped(source)
     except OSError as error:
         raise InputError(
             f"{item.label}: cannot be read ({error.strerror}); check the file and its permissions"
         ) from error
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    # Not the inode: file systems of the network make new ones up for each machine.
+    found = os.stat(path)  # noqa: PTH116 - a piece's path is text
+    return found.st_size, found.st_mtime_ns
+
+
+def _stamped(source: Source) -> Source:
+    if not source.pieces:
+        return source
+    stamp = _stamp(source.pieces[0].path)
+    return replace(source, pieces=tuple(replace(piece, stamp=stamp) for piece in source.pieces))
+
+
+def _changed(place: str) -> InputError:
+    return InputError(f"{place}: changed during the build; start it again")
 
 
 def _survey_lines(
@@ -99,7 +122,47 @@ def read(
     """The piece's records in order, in lists of at most *batch_records*; JSON stays undecoded.
 
     Memory holds about *batch_bytes* of input and one record more. Raises InputError if the file
-    has changed or is damaged; a bad record raises only in ``decode``.
+    has changed since the survey, told by its size and time of change, or is damaged; a bad record
+    raises only in ``decode``.
     """
     form = columns.read if piece.form in ("parquet", "arrow") else lines.read
-    return form(piece, batch_records=batch_records, batch_bytes=batch_bytes)
+    try:
+        if piece.stamp not in (None, _stamp(piece.path)):
+            raise _changed(piece.source)
+        yield from form(piece, batch_records=batch_records, batch_bytes=batch_bytes)
+        # A file may change, or give way to another, while it is read.
+        if piece.stamp not in (None, _stamp(piece.path)):
+            raise _changed(piece.source)
+    except OSError as error:
+        raise InputError(
+            f"{piece.source}: cannot be read any more ({error.strerror or error}); "
+            "keep inputs in place until the build has ended, and start it again"
+        ) from error
+
+
+def read_together(
+    pieces: Iterable[Piece], *, batch_records: int = 256, batch_bytes: int = 1 << 20
+) -> Iterator[list[Record]]:
+    """The records of *pieces* in order, those of tiny ones after another in one batch.
+
+    Else as ``read``: where pieces are of the usual size, batches are what it gives.
+    """
+    held: list[Record] = []
+    size = 0
+    for piece in pieces:
+        batches = read(piece, batch_records=batch_records, batch_bytes=batch_bytes)
+        tiny = piece.size < TINY
+        if held and not (tiny and size + piece.size <= batch_bytes):
+            yield held
+            held, size = [], 0
+        if not tiny:
+            yield from batches
+            continue
+        for batch in batches:
+            if len(held) + len(batch) > batch_records:
+                yield held
+                held, size = [], 0
+            held = held + batch
+        size += piece.size
+    if held:
+        yield held

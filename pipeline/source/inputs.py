@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
-import json
 import os
 import re
 import sys
@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.source.hub import fetch_dataset
+from pipeline.source.saved import fault, saved_files
 from pipeline.source.spool import CHUNK, kept
+from pipeline.terminal import printable
 
 EXTENSIONS = ".jsonl .ndjson .json (also with .gz .zst .bz2 .lz4), .parquet, .arrow, .feather"
 DATA = re.compile(
@@ -41,7 +42,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?")
 class Input:
     """One file to read: *label* as errors call it, and the last *shown* of its *parts* as its name.
 
-    ``fetch``, where there is one, writes what is no seekable file into the spool.
+    Both are printable. ``fetch``, where there is one, writes what is no seekable file into the
+    spool.
     """
 
     label: str
@@ -52,7 +54,8 @@ class Input:
 
     @property
     def name(self) -> str:
-        return "/".join(self.parts[-self.shown :])
+        """A path below what was given; never absolute, no ``..``."""
+        return printable("/".join(self.parts[-self.shown :]))
 
 
 def resolve(words: Sequence[str]) -> list[Input]:
@@ -68,6 +71,8 @@ def resolve(words: Sequence[str]) -> list[Input]:
             raise InputError(f"{label}: given {times} times; give each input once")
     while True:
         names = Counter(item.name for item in found)
+        if len(names) == len(found):
+            return found
         grown = [
             replace(item, shown=min(item.shown + (names[item.name] > 1), len(item.parts)))
             for item in found
@@ -89,30 +94,31 @@ def _find(word: str) -> list[Input]:
         if path.exists():
             return [_file(path, 1)]
         if glob.has_magic(word):
-            return _members(_root(path), _matches(path, word))
+            magic = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+            root = Path(*path.parts[:magic])
+            return _members(root, _matches(root, path.parts[magic:], word))
     except OSError as error:
         place = error.filename or word
-        raise InputError(
-            f"{place}: cannot be read ({error.strerror}); change its permissions or leave it out"
-        ) from error
+        fact = f"cannot be read ({error.strerror}); change its permissions or leave it out"
+        raise fault(place, fact) from error
     if HUB_ID.fullmatch(word) and not DATA.search(word):
         return _dataset(word)
-    raise InputError(f"{word}: no such file, folder or glob match; check the path")
+    raise fault(word, "no such file, folder or glob match; check the path")
 
 
 def _dataset(word: str) -> list[Input]:
     got = fetch_dataset(word)
     parts = tuple(word.split("/"))
     if callable(got):
-        return [Input(word, parts, len(parts), None, got)]
-    return [Input(word, (*parts, path.name), len(parts) + 1, path) for path in got]
+        return [Input(printable(word), parts, len(parts), None, got)]
+    return [Input(printable(word), (*parts, path.name), len(parts) + 1, path) for path in got]
 
 
 def _file(path: Path, shown: int) -> Input:
     # Lexical, not resolved: snapshots of the hub are links to files that are named by their hash.
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
     fetch = None if path.is_file() else partial(_copy, path)  # a named pipe
-    return Input(str(path), absolute.parts[1:], shown, absolute, fetch)
+    return Input(printable(str(path)), absolute.parts[1:], shown, absolute, fetch)
 
 
 def _members(root: Path, paths: list[Path]) -> list[Input]:
@@ -121,11 +127,11 @@ def _members(root: Path, paths: list[Path]) -> list[Input]:
 
 def _files_of(folder: Path) -> list[Path]:
     """A folder's data files; in the order of its list if ``datasets`` saved it, else by path."""
-    files = _saved(folder)
+    files = saved_files(folder)
     if files is None:
         files = sorted(_walk(folder, frozenset()), key=PurePath.as_posix)
     if not files:
-        raise InputError(f"{folder}: holds no data file; looked for {EXTENSIONS}")
+        raise fault(folder, f"holds no data file; looked for {EXTENSIONS}")
     return files
 
 
@@ -134,87 +140,63 @@ WORK = ".weighted-shards"  # what a build keeps in its output: by it, one is tol
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     here = os.path.realpath(folder)
-    for path in folder.iterdir() if here not in above else ():  # a link may lead back up
-        # Shards are no conversations: a build into a folder inside its input reads none of them.
-        if path.name.startswith(".") or (path / WORK).is_dir():
-            continue
-        if path.is_dir():
-            saved = _saved(path)
-            yield from _walk(path, above | {here}) if saved is None else saved
-        elif DATA.search(path.name) and path.name not in DESCRIPTIONS:
-            yield path
+    if here in above:  # a link may lead back up
+        return
+    # Of 50,000 files scandir knows without a call each that they are no folders.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            # Shards are no conversations: a build into a folder inside its input reads none.
+            if entry.name.startswith(".") or (entry.is_dir() and (path / WORK).is_dir()):
+                continue
+            if entry.is_dir():
+                saved = saved_files(path)
+                yield from _walk(path, above | {here}) if saved is None else saved
+            elif DATA.search(entry.name) and entry.name not in DESCRIPTIONS:
+                yield path
 
 
-def _root(pattern: Path) -> Path:
-    magic = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
-    return Path(*pattern.parts[:magic])
-
-
-def _matches(pattern: Path, word: str) -> list[Path]:
+def _matches(root: Path, parts: Sequence[str], word: str) -> list[Path]:
     """Data files that match or lie in a matching folder; if none is named as data, any file."""
-    found = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
-    matched = [Path(match) for match in found]
-    files = {path for path in matched if path.is_file() and path.name not in DESCRIPTIONS}
-    for folder in matched:
-        if folder.is_dir():
-            files.update(_saved(folder) or _walk(folder, frozenset()))
+    files: set[Path] = set()
+    for path in _expand(root, parts, frozenset()):
+        if path.is_dir():
+            files.update(saved_files(path) or _walk(path, frozenset()))
+        elif path.is_file() and path.name not in DESCRIPTIONS:
+            files.add(path)
     named = {path for path in files if DATA.search(path.name)}
     if not files:
-        raise InputError(f"{word}: the glob matches no data file; looked for {EXTENSIONS}")
+        raise fault(word, f"the glob matches no data file; looked for {EXTENSIONS}")
     return sorted(named or files, key=PurePath.as_posix)
 
 
-def _saved(folder: Path) -> list[Path] | None:
-    """What ``datasets.save_to_disk`` wrote into a folder, in its order; None for other folders."""
-    splits = _described(folder / "dataset_dict.json").get("splits")
-    if splits:
-        splits = _plain_names(splits, folder)
-        split = "train" if "train" in splits else splits[0]
-        if split != "train" and len(splits) > 1:
-            raise InputError(
-                f"{folder}: has the splits {', '.join(splits)} and no train; "
-                f"pass one, such as {folder / split}"
-            )
-        return _saved(folder / split)
-    state = _described(folder / "state.json")
-    if "_data_files" not in state:
-        return None
-    if state.get("_indices_files") or state.get("_indices_data_files"):
-        raise InputError(
-            f"{folder}: its rows are chosen by an indices file; "
-            "call flatten_indices() on the dataset and save it again"
-        )
-    entries = state["_data_files"]
-    entries = entries if isinstance(entries, list) else [entries]
-    names = [e.get("filename") if isinstance(e, dict) else e for e in entries]
-    files = [folder / name for name in _plain_names(names, folder)]
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{path}: listed in state.json, but absent; save the dataset again")
-    return files
+def _expand(folder: Path, parts: Sequence[str], above: frozenset[str]) -> Iterator[Path]:
+    """What is there below *folder* under the names or patterns *parts*.
 
-
-_FOLDERS = ("", ".", "..")
-
-
-def _plain_names(names: Any, folder: Path) -> list[str]:
-    """What a saved dataset lists; a name that leads out of its folder is an InputError."""
-    found: list[str] = []
-    for name in names if isinstance(names, list) else [names]:
-        if not isinstance(name, str) or Path(name).name != name or name in _FOLDERS:
-            raise InputError(
-                f"{folder}: lists {name!r}, which is no name in that folder; save the dataset again"
-            )
-        found.append(name)
-    return found
-
-
-def _described(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    As ``glob``, which follows links upwards again and again, and passes over folders that it may
+    not read. Folders that a build wrote to match no pattern.
+    """
+    if all(part == "**" for part in parts):
+        yield folder
+        return
+    name, rest = parts[0], parts[1:]
+    if not glob.has_magic(name):
+        if (folder / name).exists():
+            yield from _expand(folder / name, rest, above)
+        return
+    if name == "**":
+        above = above | {os.path.realpath(folder)}
+        yield from _expand(folder, rest, above)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (path.name.startswith(".") and not name.startswith(".")) or (path / WORK).is_dir():
+            continue
+        if above and path.is_dir() and os.path.realpath(path) in above:
+            continue
+        if name == "**":
+            if path.is_dir():
+                yield from _expand(path, parts, above)
+        elif fnmatch.fnmatchcase(path.name, name):
+            yield from _expand(path, rest, above)
 
 
 def _copy_standard_input(target: Path) -> None:

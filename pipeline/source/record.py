@@ -9,9 +9,15 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import RecordError
+from pipeline.source.walk import find_doubled, find_surrogate, join
 
 # What JSON calls white space; bytes.strip() alone would take \v and \f too, and hide a bad line.
 WHITE = b" \t\r\n"
+BOM = b"\xef\xbb\xbf"
+# The keys of a line of rejects.jsonl: a record with just these stands for its raw one.
+REJECTED = frozenset(
+    ("source", "row", "line", "place", "stage", "reason", "field", "message", "raw")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,8 @@ class Piece:
     ``start`` and ``end`` are bytes of it where *form* is ``lines`` or ``elements`` (one array
     element a line), rows where it is ``parquet`` or ``arrow``. ``first`` is the number in the
     source of the first record, ``line`` the 1-based line where the piece starts (0 without lines),
-    ``size`` the bytes it stands for, to balance work.
+    ``size`` the bytes it stands for, to balance work. ``stamp`` is the size and the time of change
+    (ns) of the file as surveyed; None is not compared.
     """
 
     source: str
@@ -33,6 +40,7 @@ class Piece:
     first: int
     line: int
     size: int
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,8 @@ class Source:
 class Record:
     """JSON text in ``raw``, or a row in ``value``; ``row`` counts records from 0, ``line`` from 1.
 
-    ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column.
+    ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column,
+    and ``raw`` is the row as it was, which is no JSON.
     """
 
     source: str
@@ -70,27 +79,49 @@ def decode(record: Record) -> Any:
     """The record's value: numbers and their order as written, big integers exact.
 
     msgspec decodes; what it refuses goes through ``json``, which takes NaN and 1e400. Raises
-    RecordError (stage ``read``): ``bad_json``, ``bad_utf8``, ``lone_surrogate`` (with the field:
-    tokenizers cannot take one), and what ``fault`` holds.
+    RecordError (stage ``read``): ``bad_json``, ``bad_utf8``, ``too_deep``, ``lone_surrogate`` (with
+    the field: tokenizers cannot take one), ``duplicate_key`` (where the two values differ), and
+    what ``fault`` holds. A line of rejects.jsonl, from whatever
+    file it comes, is its raw record, once mended.
     """
     if record.fault is not None:
         raise record.fault
-    if record.raw is None:
-        return record.value
-    return decode_json(record.raw)
+    value: Any = record.value if record.raw is None else decode_json(record.raw)
+    # A reject whose own line was broken by hand holds another one.
+    while is_reject(value):
+        raw = value["raw"]
+        value = decode_json(raw.encode("utf-8", "surrogatepass")) if isinstance(raw, str) else raw
+    return value
+
+
+def is_reject(value: Any) -> bool:
+    """Whether a value is a line of rejects.jsonl; its raw record is text, or was made an object."""
+    return (
+        type(value) is dict
+        and len(value) == len(REJECTED)
+        and value.keys() == REJECTED
+        and isinstance(value["raw"], (str, dict))
+    )
 
 
 def decode_json(raw: bytes, *, field: str = "") -> Any:
     """JSON text in UTF-8 as a value; errors as of ``decode``, *field* being where the text lay."""
     try:
-        return msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Files that were joined have byte order marks inside.
+        raw = raw.removeprefix(BOM)
         value = _decode_slowly(raw, field)
-    if (found := _surrogate(value)) is not None:
-        path = ".".join(part for part in (field, found) if part)
-        raise RecordError(
-            "read", "lone_surrogate", "half of a surrogate pair is no text; drop it", field=path
-        )
+        if (found := find_surrogate(value)) is not None:
+            fact = "half of a surrogate pair is no text; drop it"
+            raise RecordError("read", "lone_surrogate", fact, field=join(field, found)) from None
+    try:
+        doubled = find_doubled(raw, value)
+    except RecursionError:
+        raise _too_deep(field) from None
+    if doubled is not None:
+        fact = "stands there twice with different values; keep one"
+        raise RecordError("read", "duplicate_key", fact, field=join(field, doubled))
     return value
 
 
@@ -105,32 +136,13 @@ def _decode_slowly(raw: bytes, field: str) -> Any:
         if not raw.strip(WHITE):
             fact = "nothing where a value should be; the array is cut off or has a comma too many"
         raise RecordError("read", "bad_json", fact, field=field) from None
-    except (RecursionError, ValueError) as error:  # ValueError: an integer of over 4,300 digits
-        fact = f"JSON that Python cannot hold: {error}; simplify the record"
+    except RecursionError:
+        raise _too_deep(field) from None
+    except ValueError:
+        fact = "an integer of more than 4,300 digits; write it as text"
         raise RecordError("read", "bad_json", fact, field=field) from None
 
 
-def _surrogate(value: Any) -> str | None:
-    """Path of the first string or key with a lone surrogate; no recursion: JSON may be deep."""
-    stack = [("", value)]
-    while stack:
-        path, item = stack.pop()
-        if isinstance(item, str):
-            if not _encodable(item):
-                return path
-        elif isinstance(item, dict):
-            if not all(map(_encodable, item)):
-                return path
-            dot = "." if path else ""
-            stack.extend((f"{path}{dot}{key}", item[key]) for key in reversed(item))
-        elif isinstance(item, list):
-            stack.extend((f"{path}[{i}]", item[i]) for i in reversed(range(len(item))))
-    return None
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _too_deep(field: str) -> RecordError:
+    fact = "is nested deeper than Python can hold; flatten it or drop the record"
+    return RecordError("read", "too_deep", fact, field=field)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,20 +19,27 @@ import zstandard
 
 from pipeline.errors import BuildError, InputError
 from pipeline.source.elements import split_values
-from pipeline.source.record import WHITE
+from pipeline.source.record import BOM, WHITE
 
 CHUNK = 1 << 22
-# Compressed bytes fed at once. zstd can make 128 KB of 4 bytes, so this bounds memory.
-MORSEL = 1 << 14
+# Compressed bytes fed at once, which bounds memory: zstd can make 128 KB of 4, so 32 MB of these;
+# gzip a thousand of one. bz2 can make 900 KB of 40, so it is asked for CHUNK at a time.
+MORSEL, ZSTD_MORSEL = 1 << 14, 1 << 10
+BY_LENGTH = ("bz2", "lz4")  # these take a limit
 # A bomb is data of no use: gzip and lz4 cannot reach this ratio at all, text in zstd is below 100.
 BOMB_RATIO, BOMB_BYTES = 2000, 1 << 30
-BOM = b"\xef\xbb\xbf"
 COMPRESSED = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
     ("bz2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),
     ("lz4", re.compile(rb"\x04\x22\x4d\x18")),
     # pzstd begins a file with a skippable frame.
     ("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")),
+)
+LOOKED_AT = 100  # lines
+CLAIM = re.compile(r"\.(parquet|arrow|feather|gz|zst|zstd|bz2?|lz4)$", re.IGNORECASE)
+# Lines of these would be rejected one by one.
+OTHER = re.compile(
+    r"\.(csv|tsv|txt|md|html?|xml|ya?ml|toml|py)(\.(gz|zst|zstd|bz2?|lz4))?$", re.IGNORECASE
 )
 COLUMNAR = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "arrow"))
 
@@ -52,8 +60,10 @@ class _Inflater(Protocol):
     @property
     def eof(self) -> bool: ...
     @property
+    def needs_input(self) -> bool: ...
+    @property
     def unused_data(self) -> bytes | None: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: bytes, limit: int = -1, /) -> bytes: ...
 
 
 def sniff(path: Path, *, name: str, label: str) -> Content:
@@ -61,10 +71,10 @@ def sniff(path: Path, *, name: str, label: str) -> Content:
 
     Raises InputError for what is certainly no input: UTF-16, other binary files.
     """
-    with path.open("rb") as file:
-        start = file.read(16)
+    head = start = next(chunks(path, "", label=label), b"")
     codec = next((codec for codec, magic in COMPRESSED if magic.match(start)), "")
-    head = next(chunks(path, codec, label=label), b"")
+    if codec:
+        head = next(chunks(path, codec, label=label), b"")
     for magic, layout in COLUMNAR:
         if head.startswith(magic):
             return Content(codec, layout, bom=False)
@@ -77,35 +87,38 @@ def sniff(path: Path, *, name: str, label: str) -> Content:
             f"{label}: neither JSON in UTF-8 nor Parquet, Arrow, gzip, zstd, bz2 or lz4; "
             "convert it to one of these"
         )
-    claim = re.search(r"\.(parquet|arrow|feather|gz|zst|zstd|bz2?|lz4)$", name, re.IGNORECASE)
-    if claim and not codec and body and not likely:
+    claim = CLAIM.search(name)
+    if claim and not (codec or likely) and (body or not start):
         raise InputError(
             f"{label}: does not begin as a .{claim[1]} file does, nor as JSON; "
             "it may be damaged: fetch or write it again"
         )
+    if body and not likely and OTHER.search(name):
+        raise InputError(f"{label}: holds no JSON; write one JSON object a line instead")
     return Content(codec, _layout(body, name), bom=head.startswith(BOM))
 
 
 def _layout(body: bytes, name: str) -> str:
     """Whether JSON text is lines, an array, or objects printed over many lines.
 
-    Lines whose first line is broken look like a printed object, and lines that are arrays like an
-    array, so the second line has a say.
+    Lines that begin with broken ones look like a printed object, and lines that are arrays like an
+    array, so lines further down have a say.
     """
     first, ended, rest = body.partition(b"\n")
-    if not ended or body[:1] not in (b"{", b"["):
-        return "array" if body[:1] == b"[" else "lines"
-    second = rest.lstrip(WHITE).partition(b"\n")[0]
     if body[:1] == b"[":
+        second = rest.lstrip(WHITE).partition(b"\n")[0]
         return "lines" if second.startswith(b"[") and _is_json(first) else "array"
-    if _is_json(first):
+    if body[:1] != b"{" or _is_json(first):
         return "lines"
     value = b"".join(split_values([body])).partition(b"\n")[0]
     if _is_json(value):
         return "values"
-    if second.startswith(b"{") and _is_json(second):
+    # Of a printed object no line that is not indented is an object, but an empty one.
+    whole = re.finditer(rb"^\{(?!\s*\}).*", rest, re.MULTILINE)
+    if any(_is_json(line[0]) for line in islice(whole, LOOKED_AT)):
         return "lines"
-    return "lines" if re.search(r"\.(jsonl|ndjson)\b", name, re.IGNORECASE) else "values"
+    named = re.search(r"\.(jsonl|ndjson)\b", name, re.IGNORECASE)
+    return "lines" if named or not ended else "values"
 
 
 def _is_json(text: bytes) -> bool:
@@ -117,7 +130,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator[bytes]:
-    """The content in chunks of about *size* bytes; InputError where it is damaged or cut off.
+    """The content in chunks of *size* bytes; InputError where it is damaged or cut off.
 
     One loop for all codecs: each has a decompressor that stops at the end of its frame, and a file
     is any number of frames. (zstandard's own reader takes a cut-off file as whole, and Python's bz2
@@ -128,11 +141,12 @@ def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator
             yield from iter(lambda: file.read(size), b"")
             return
         gathered = bytearray()
-        for part in _inflated(iter(lambda: file.read(MORSEL), b""), codec, label):
+        morsel = ZSTD_MORSEL if codec == "zstd" else MORSEL
+        for part in _inflated(iter(lambda: file.read(morsel), b""), codec, label):
             gathered += part
-            if len(gathered) >= size:
-                yield bytes(gathered)
-                gathered.clear()
+            while len(gathered) >= size:
+                yield bytes(gathered[:size])
+                del gathered[:size]
         if gathered:
             yield bytes(gathered)
 
@@ -140,16 +154,17 @@ def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator
 def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[bytes]:
     frame: _Inflater | None = None
     taken = given = 0
+    limit = (CHUNK,) if codec in BY_LENGTH else ()
     for morsel in morsels:
-        data = morsel
+        data, more = morsel, False
         taken += len(morsel)
-        while data:
+        while data or more:
             if frame is None:
                 data = data.lstrip(b"\0")  # padding between frames, which gzip's readers allow
                 frame = _inflater(codec) if data else None
                 continue
             try:
-                part = frame.decompress(data)
+                part = frame.decompress(data, *limit)
             except (zlib.error, zstandard.ZstdError, OSError, RuntimeError) as error:
                 raise InputError(
                     f"{label}: damaged {codec} data ({error}); fetch or write the file again"
@@ -161,6 +176,7 @@ def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[byte
                     "yourself if that is no mistake"
                 )
             data = b""
+            more = bool(limit) and not (frame.eof or frame.needs_input)
             if frame.eof:
                 data, frame = frame.unused_data or b"", None
             yield part

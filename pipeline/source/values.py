@@ -28,7 +28,7 @@ class Column:
         """One value a row; a RecordError in the place of a value that cannot be had."""
         try:
             return self._convert(batch.column(self.index))
-        except (RecordError, UnicodeDecodeError, pa.ArrowException):
+        except (RecordError, pa.ArrowException, ValueError, OverflowError):
             column = batch.column(self.index)
             return [self._convert_one(column.slice(i, 1)) for i in range(len(column))]
 
@@ -46,7 +46,7 @@ class Column:
         except UnicodeDecodeError:
             fact = "text that is not UTF-8; write the column again as UTF-8"
             return RecordError("read", "bad_utf8", fact, field=self.name)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             fact = f"{str(error).partition(chr(10))[0]}; drop the column"
             return RecordError("read", "unsupported_type", fact, field=self.name)
 
@@ -67,21 +67,21 @@ def plan_columns(schema: Any) -> list[Column]:
 
 
 def _plan_column(field: Any, index: int) -> Column:
-    zoneless = _mapped(field.type, _zoneless)
-    textual = _mapped(zoneless, _textual)
+    zoneless = mapped(field.type, _zoneless)
+    textual = mapped(zoneless, _textual)
     types = [b for a, b in ((field.type, zoneless), (zoneless, textual)) if a != b]
     return Column(field.name, index, tuple(types), _converter(field.with_type(textual), field.name))
 
 
-def _mapped(type_: Any, leaf: Convert) -> Any:
+def mapped(type_: Any, leaf: Convert) -> Any:
     """The type with every leaf replaced; lists, structs and maps as they were."""
     if pt.is_struct(type_):
-        return pa.struct([f.with_type(_mapped(f.type, leaf)) for f in _fields(type_)])
+        return pa.struct([f.with_type(mapped(f.type, leaf)) for f in _fields(type_)])
     if pt.is_map(type_):
-        return pa.map_(type_.key_type, type_.item_field.with_type(_mapped(type_.item_type, leaf)))
+        return pa.map_(type_.key_type, type_.item_field.with_type(mapped(type_.item_type, leaf)))
     for known, make in ((pt.is_list, pa.list_), (pt.is_large_list, pa.large_list)):
         if known(type_):
-            return make(type_.value_field.with_type(_mapped(type_.value_type, leaf)))
+            return make(type_.value_field.with_type(mapped(type_.value_type, leaf)))
     return leaf(type_)
 
 
@@ -102,7 +102,7 @@ def _fields(type_: Any) -> list[Any]:
 def _converter(field: Any, path: str) -> Convert | None:
     """What turns a value of ``to_pylist`` into JSON's; None if nothing has to be done."""
     type_ = field.type
-    if _holds_json(field):
+    if holds_json(field):
         return lambda text: None if text is None else decode_json(text.encode(), field=path)
     if pt.is_dictionary(type_):
         return _converter(field.with_type(type_.value_type), path)
@@ -111,7 +111,7 @@ def _converter(field: Any, path: str) -> Convert | None:
     if pt.is_map(type_):
         inner = _converter(type_.item_field, f"{path}.*") or _same
         return lambda pairs: None if pairs is None else {str(k): inner(v) for k, v in pairs}
-    if _is_list(type_):
+    if is_list(type_):
         item = _converter(type_.value_field, f"{path}[]")
         if item is None:
             return None
@@ -120,7 +120,7 @@ def _converter(field: Any, path: str) -> Convert | None:
         return lambda value: None if value is None else float(value)  # numpy's, before pyarrow 21
     if _is_plain(type_):
         return None
-    return _binary_converter(path) if _is_binary(type_) else _refuser(type_, path)
+    return _binary_converter(path) if is_binary(type_) else _refuser(type_, path)
 
 
 def _struct_converter(type_: Any, path: str) -> Convert:
@@ -167,7 +167,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _holds_json(field: Any) -> bool:
+def holds_json(field: Any) -> bool:
     """Arrow's JSON type; pyarrow before 19 does not know it and leaves its name beside the text."""
     if getattr(field.type, "extension_name", "") == "arrow.json":
         return True
@@ -175,7 +175,7 @@ def _holds_json(field: Any) -> bool:
     return bool(marks.get(b"ARROW:extension:name") == b"arrow.json")
 
 
-def _is_list(type_: Any) -> bool:
+def is_list(type_: Any) -> bool:
     return bool(pt.is_list(type_) or pt.is_large_list(type_) or pt.is_fixed_size_list(type_))
 
 
@@ -191,7 +191,7 @@ def _is_plain(type_: Any) -> bool:
     )
 
 
-def _is_binary(type_: Any) -> bool:
+def is_binary(type_: Any) -> bool:
     return bool(
         pt.is_binary(type_)
         or pt.is_large_binary(type_)
