@@ -144,6 +144,12 @@ def add_render_flags(parser: argparse.ArgumentParser) -> None:
         help="train the template's white space after a stop token too",
     )
     parser.add_argument(
+        "--max-length",
+        type=positive,
+        metavar="TOKENS",
+        help="reject a conversation with a row of more tokens, whole (default: no limit)",
+    )
+    parser.add_argument(
         "--date",
         type=_date,
         default=datetime.date.today().isoformat(),
