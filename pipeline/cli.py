@@ -56,7 +56,9 @@ def leave(main: Main) -> NoReturn:
     """Runs *main* on the command line and exits; no error but a bug shows a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     _open_standard_files()
-    sys.exit(run(main, None))
+    code = run(main, None)
+    _give_up_unwritten()
+    sys.exit(code)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as signal asks
@@ -80,6 +82,15 @@ def _open_standard_files() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
 
 
+def _give_up_unwritten() -> None:
+    """What cannot be printed is forgotten: the interpreter would try again, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run(main: Main, argv: Sequence[str] | None) -> int:
     """The exit code of *main*, its errors told on stderr, and with ``--json`` on stdout too."""
     words = sys.argv[1:] if argv is None else argv
@@ -87,9 +98,7 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         _require_text(words)
         code = main(argv)
         say()
-    except BrokenPipeError:
-        # Somebody closed our output (`| head`): the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # somebody has closed our output (`| head`), and wants no more of it
         return 0
     except (Exception, KeyboardInterrupt, Terminated, _Misuse) as error:  # noqa: BLE001 - what is no error of ours is a bug, and says so
         code, told = _judge(error)
