@@ -47,11 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("crashers"), help="folder of crashers")
     parser.add_argument("--corpus", type=Path, help="folder where atheris keeps what it learns")
+    told = "JSON lines with a template each: every input is rendered by one of them too"
+    parser.add_argument("--templates", type=Path, help=told)
     parser.add_argument("--replay", type=Path, help="run this one input, here, and nothing else")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.replay:
-        return _replay(args.target, args.replay.read_bytes())
+        return _replay(args)
     if args.child:
         return _fuzz(args)
     if args.engine == "atheris" and _absent("atheris"):
@@ -68,14 +70,21 @@ def _absent(module: str) -> bool:
     return False
 
 
-def _replay(target: str, data: bytes) -> int:
+def _replay(args: argparse.Namespace) -> int:
     from benchmarks.fuzz_targets import Checks, find_target
 
     faulthandler.enable()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        find_target(target).check(Checks(Path(folder)), data)
+        checks = Checks(Path(folder), _templates(args.templates))
+        find_target(args.target).check(checks, args.replay.read_bytes())
     print("no fault")
     return 0
+
+
+def _templates(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    return [json.loads(line)["template"] for line in path.read_text("utf-8").splitlines()]
 
 
 def _supervise(args: argparse.Namespace) -> int:
@@ -111,6 +120,8 @@ def _command(args: argparse.Namespace, folder: Path, seconds: float, seed: int) 
     words += ["--seconds", str(seconds), "--seed", str(seed), "--keep", str(args.keep)]
     if args.corpus:
         words += ["--corpus", str(args.corpus)]
+    if args.templates:
+        words += ["--templates", str(args.templates)]
     return [sys.executable, "-m", "benchmarks.fuzz", *words]
 
 
@@ -169,7 +180,8 @@ class Runner:
         from benchmarks.fuzz_targets import Checks, find_target
 
         self.target = find_target(args.target)
-        self._checks, self._ledger = Checks(folder), Ledger(args.child)
+        self._checks = Checks(folder, _templates(args.templates))
+        self._ledger = Ledger(args.child)
         self._folder, self._kept = args.child, args.keep
         self._deadline, self._count = deadline, 0
         self._faults: dict[str, str] = {}

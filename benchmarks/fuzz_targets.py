@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import datetime
-import gzip
-import io
-import itertools
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,18 +11,22 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import lz4.frame
 import pyarrow as pa
-import pyarrow.ipc as ipc
-import pyarrow.parquet as pq
-import zstandard
 
 from benchmarks.fuzz_choices import Choices, Spelled
 from benchmarks.fuzz_rules import rule_file
-from benchmarks.fuzz_shapes import CONTROLS, conversations, edited
+from benchmarks.fuzz_seeds import (
+    COLUMN_WORDS,
+    JSON_WORDS,
+    RULE_WORDS,
+    column_seeds,
+    record_seeds,
+    rule_seeds,
+)
+from benchmarks.fuzz_shapes import conversations, edited
 from pipeline.batch import Encoder
 from pipeline.contract import check_rows
-from pipeline.errors import InputError, RecordError, RuleError
+from pipeline.errors import InputError, RecordError, RuleError, TemplateError
 from pipeline.findings import Findings
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED, load_template
@@ -35,6 +35,7 @@ from pipeline.rules import RuleSet, compose, load_rules, matching, read_rule_fil
 from pipeline.rules.example import check_examples
 from pipeline.source import read, survey
 from pipeline.source.record import Record, decode
+from pipeline.template import Template
 from pipeline.tokens import load_tokenizer
 from pipeline.tokens.certificate import find_certificate
 from pipeline.tokens.vocabulary import read_vocabulary
@@ -42,7 +43,6 @@ from pipeline.tokens.vocabulary import read_vocabulary
 DAY = datetime.date(2026, 1, 1)
 PATTERN_SECONDS = 0.2  # in place of the program's 5 s, which many generated patterns would take
 MOST_RECORDS = 64  # encoded of one input; all are read
-SAMPLE = (BUNDLED / "sample.jsonl").read_bytes
 _POLICIES = (
     Policy(turns="fan_out"),
     Policy(turns="last_turn", control_tokens="reject", keep=("id", "messages", "a.b")),
@@ -73,10 +73,14 @@ class Target:
 
 
 class Checks:
-    """The checks, with what they need made once; *folder* is theirs to write in."""
+    """The checks, with what they need made once; *folder* is theirs to write in.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Of *templates* each input is rendered by one more, as well as by the embedded one.
+    """
+
+    def __init__(self, folder: Path, templates: Sequence[str] = ()) -> None:
+        self.folder, self.templates = folder, templates
+        self._under: dict[int, Encoder | None] = {}
 
     @cached_property
     def plain(self) -> Encoder:
@@ -97,6 +101,20 @@ class Checks:
             Encoder(tokenizer, self.plain.template, self.plain.rules, policy=policy)
             for policy in _POLICIES
         ]
+
+    def under(self, number: int) -> Encoder | None:
+        """By the template of that number; None where it does not compile."""
+        if number not in self._under:
+            names = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
+            policy = (Policy(), *_POLICIES)[number % (1 + len(_POLICIES))]
+            try:
+                template = Template(self.templates[number], variables=names, today=DAY)
+            except TemplateError:
+                self._under[number] = None
+            else:
+                tokenizer, rules = self.others[0].tokenizer, self.plain.rules
+                self._under[number] = Encoder(tokenizer, template, rules, policy=policy)
+        return self._under[number]
 
     def records(self, data: bytes) -> None:
         """A file of JSON: all of its records are rows or rejects."""
@@ -163,7 +181,11 @@ class Checks:
             _decode(record)
         records = records[:MOST_RECORDS]
         self._encode(self.plain, records, again=_choice(data, 4) == 0)
-        self._encode(self.others[_choice(data, len(self.others))], records, again=False)
+        other: Encoder | None = self.others[_choice(data, len(self.others))]
+        if self.templates:
+            other = self.under(_choice(data, len(self.templates)))
+        if other is not None:
+            self._encode(other, records, again=False)
 
     def _encode(self, encoder: Encoder, records: Sequence[Record], *, again: bool) -> None:
         """Rows and rejects are all records, once; rows keep the contract."""
@@ -269,128 +291,6 @@ def _talks(said: str) -> list[dict[str, Any]]:
     ]
 
 
-def record_seeds() -> list[bytes]:
-    """Small files of every layout of JSON."""
-    lines = SAMPLE().splitlines(keepends=True)
-    values = [json.loads(line) for line in lines[:3]]
-    pairs = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes."}]}
-    alpaca = {"instruction": "Add.", "input": "1+1", "output": "2", "history": [["a", "b"]]}
-    small = (
-        b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
-    )
-    return [
-        small + b"\n",
-        small + b"\r\n\n" + small,
-        b"".join(lines[:3]),
-        b"\xef\xbb\xbf" + lines[2],
-        json.dumps(values).encode(),
-        json.dumps(values, indent=2).encode(),
-        b"\n".join(json.dumps(value, indent=1).encode() for value in values),
-        json.dumps(pairs).encode() + b"\n" + json.dumps(alpaca).encode(),
-        b"[" + small + b",\n" + small + b"]",
-        b"[" + small + b"]\n[" + small + b"]\n",
-        b'{"query": "a", "response": "b", "weight": 0.5}',
-        b"",
-    ]
-
-
-def column_seeds() -> list[bytes]:
-    """Small valid Parquet, Arrow and compressed files."""
-    values = [json.loads(line) for line in SAMPLE().splitlines()[:2]]
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    table = pa.table(
-        {
-            "messages": [talk, talk, talk],
-            "id": [1, None, 3],
-            "day": pa.array([0, 1, None], pa.date32()),
-            "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
-            "meta": pa.array([[("k", 1.5)], [], None], pa.map_(pa.string(), pa.float64())),
-        }
-    )
-    texts = pa.table({"messages": [json.dumps(value["messages"]) for value in values]})
-    seeds: list[bytes] = []
-    for each, packing in itertools.product((table, texts), ("none", "snappy", "zstd")):
-        sink = io.BytesIO()
-        pq.write_table(each, sink, compression=packing, row_group_size=2)
-        seeds.append(sink.getvalue())
-    for each, open_writer, codec in itertools.product(
-        (table, texts), (ipc.new_file, ipc.new_stream), (None, "zstd", "lz4")
-    ):
-        sink = io.BytesIO()
-        with open_writer(sink, each.schema, options=ipc.IpcWriteOptions(compression=codec)) as file:
-            file.write_table(each, max_chunksize=2)
-        seeds.append(sink.getvalue())
-    raw = b"".join(SAMPLE().splitlines(keepends=True)[:3])
-    packed = [
-        gzip.compress(raw, mtime=0),
-        bz2.compress(raw),
-        lz4.frame.compress(raw),
-        zstandard.ZstdCompressor().compress(raw),
-    ]
-    return [*seeds, *packed, packed[0] + packed[0], gzip.compress(seeds[0], mtime=0)]
-
-
-def rule_seeds() -> list[bytes]:
-    """The bundled rule files, and configs as ms-swift has them."""
-    files = sorted((BUNDLED / "rules").rglob("*.yaml"))
-    swift: list[Any] = [
-        {"<think>\\s*</think>": [0.0]},
-        {"Action:": [2.0, 2.0], "Observation:": [2.0, 0.0]},
-        {"query": {"mem": [3]}, "response": {"Thought:": [1, 0.5]}},
-    ]
-    return [*(path.read_bytes() for path in files), *(json.dumps(s).encode() for s in swift)]
-
-
-_JSON_WORDS = (
-    *(b'"messages"', b'"role"', b'"assistant"', b'"content"', b'"loss"', b'"weight"', b"null"),
-    *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\n", b"\r\n", b"\0", b"1e400", b"NaN"),
-    *(b"\\ud800", b"\\u0000", b"\xef\xbb\xbf", b"\xff", b"\xed\xa0\x80", b"9" * 5000, b"[" * 3000),
-    *(b"true", b"-0.0", b'"token_ids"', b'"tool_calls"', b'"tools"', b'"conversations"', b"  "),
-    *(word.encode() for word in CONTROLS),
-)
-_RULE_WORDS = (
-    *(
-        b"version: 1\n",
-        b"name: ",
-        b"rules:\n",
-        b"  - ",
-        b"pattern: ",
-        b"weight: ",
-        b"where: ",
-        b"&a ",
-    ),
-    *(b"*a", b"!!binary ", b"!!python/name:os", b"<<: ", b"? ", b"---\n", b"...\n", b"%YAML 1.2\n"),
-    *(b"{", b"}", b"[", b"]", b"'", b'"', b"|\n", b">\n", b"#", b"\t", b"\\U00110000", b"\\ud800"),
-    *(
-        b"sections:",
-        b"marker:",
-        b"body:",
-        b"when:",
-        b"unless:",
-        b"row:",
-        b"user:",
-        b"turn:",
-        b"1:2",
-    ),
-    *(
-        b"(?P<g>",
-        b"(?&g)",
-        b"{99999}",
-        b"(a|a)*",
-        b"\xef\xbb\xbf",
-        b"\xff",
-        b"\0",
-        b".inf",
-        b"1e400",
-    ),
-    *(b"examples:\n", "⟦".encode(), "⟧".encode(), b"base: all\n", b"version: 1, ", b"\xe2\x80\xa8"),
-)
-_COLUMN_WORDS = (
-    *(b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"PAR1", b"ARROW1"),
-    *(b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"BZh9", b"\xff" * 8, b"\0" * 8),
-)
-
-
 def find_target(name: str) -> Target:
     """The target of that name."""
     return next(target for target in TARGETS if target.name == name)
@@ -411,9 +311,9 @@ def _target(
 
 
 TARGETS = (
-    _target("records", Checks.records, record_seeds, _JSON_WORDS),
+    _target("records", Checks.records, record_seeds, JSON_WORDS),
     Target("conversations", conversations, Checks.records, list, (), raw=False),
-    _target("rules", Checks.rules, rule_seeds, _RULE_WORDS),
+    _target("rules", Checks.rules, rule_seeds, RULE_WORDS),
     Target("claims", rule_file, Checks.rules, list, (), raw=False),
-    _target("columns", Checks.columns, column_seeds, _COLUMN_WORDS),
+    _target("columns", Checks.columns, column_seeds, COLUMN_WORDS),
 )

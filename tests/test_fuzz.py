@@ -104,7 +104,9 @@ def test_an_input_that_breaks_a_check_is_kept_once(
         raise ValueError
 
     monkeypatch.setattr("pipeline.batch.decode", fail)
-    args = Namespace(target="records", child=tmp_path / "child", keep=tmp_path / "kept")
+    args = Namespace(
+        target="records", child=tmp_path / "child", keep=tmp_path / "kept", templates=None
+    )
     (tmp_path / "child").mkdir()
     (tmp_path / "kept").mkdir()
     runner = fuzz.Runner(args, tmp_path, math.inf)
