@@ -112,6 +112,9 @@ class Encoder:
         for group in self._groups(records, rejects, at):
             prepared, encoded, failed = self._encode_texts(group)
             rejects += failed
+            if self.policy.max_length:
+                prepared, encoded, failed = self._without_long(prepared, encoded)
+                rejects += failed
             scaled, encoded = self.rescale(prepared, encoded)
             weighed = self.weigh(scaled, encoded)
             rows, untrained, counted = self.tabulate(scaled, encoded, weighed)
@@ -185,6 +188,33 @@ class Encoder:
             able = [p for p in prepared if _key(p) not in bad]
             rejects = [reject(prepared[row].record, error) for row, error in bad.values()]
             return able, self.encode_texts(able), rejects
+
+    def _without_long(
+        self, prepared: list[Prepared], encoded: Encoded
+    ) -> tuple[list[Prepared], Encoded, list[Reject]]:
+        """The rows of records none of whose rows is too long; the others as rejects."""
+        longest = self.policy.max_length
+        lengths = np.diff(encoded.firsts).tolist()
+        long: dict[tuple[str, int], tuple[Record, int]] = {}
+        for p, length in zip(prepared, lengths, strict=True):
+            if length > longest and not p.whole:
+                long.setdefault(_key(p), (p.record, length))
+        if not long:
+            return prepared, encoded, []
+        kept = [row for row, p in enumerate(prepared) if _key(p) not in long]
+        rejects = [
+            reject(
+                record,
+                RecordError(
+                    "encode",
+                    "too_long",
+                    f"has {length:,} tokens, and --max-length is {longest:,}; shorten it or allow "
+                    "more",
+                ),
+            )
+            for record, length in long.values()
+        ]
+        return [prepared[row] for row in kept], select_rows(encoded, kept), rejects
 
     def encode_texts(self, prepared: Sequence[Prepared]) -> Encoded:
         """Ids of the rows' texts; control tokens that the data spells out are text."""

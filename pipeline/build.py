@@ -18,29 +18,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.needs_tokenizer(args.input, args.tokenizer)
     with Crew(args.workers) as crew:
         # Here, not above: workers load the same meanwhile, and --help needs none of it.
-        from pipeline.dataset import build_dataset, require_few_rejects
+        from pipeline.dataset import build_dataset
+        from pipeline.progress import Progress
         from pipeline.recipe import BUNDLED, recipe_of
-        from pipeline.summary import summarize, summarize_as_json
 
-        built = build_dataset(
-            args.input or [str(BUNDLED / "sample.jsonl")],
-            recipe_of(args, form=args.format),
-            args.output,
-            workers=crew,
-            shard_size=args.shard_size,
-            rejects=args.rejects,
-            overwrite=args.overwrite,
-            verify=args.verify,
-            row_timeout=args.row_timeout,
-            check_space=not args.no_space_check,
-            bar=sys.stderr.isatty() and not args.quiet,
-        )
-    if args.json:
-        print(summarize_as_json(built.manifest, args.output, built.rejects, built.timing))
-    elif not args.quiet:
-        print(summarize(built.manifest, args.output, built.rejects, built.timing))
-    require_few_rejects(built, allowed=args.max_reject_rate)
-    return 0
+        shown = None if args.quiet else sys.stderr
+        with cli.logging_to_stderr(args.log_level, quiet=args.quiet), Progress(shown) as progress:
+            built = build_dataset(
+                args.input or [str(BUNDLED / "sample.jsonl")],
+                recipe_of(args, form=args.format),
+                args.output,
+                workers=crew,
+                shard_size=args.shard_size,
+                rejects=args.rejects,
+                overwrite=args.overwrite,
+                verify=args.verify,
+                row_timeout=args.row_timeout,
+                check_space=not args.no_space_check,
+                progress=progress,
+            )
+    return cli.report(
+        built, args.output, allowed=args.max_reject_rate, as_json=args.json, quiet=args.quiet
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         help="files, globs, folders, a hub dataset id, or - for standard input "
         "(default: the embedded sample)",
     )
-    parser.add_argument("--output", type=Path, default=Path("shards"), metavar="DIR")
+    parser.add_argument("--output", type=cli.path, default=Path("shards"), metavar="DIR")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
     parser.add_argument(
         "--workers",
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of input in one shard (default: {SHARD_SIZE:,})",
     )
     parser.add_argument(
-        "--rejects", type=Path, metavar="FILE", help="(default: rejects.jsonl in the output)"
+        "--rejects", type=cli.path, metavar="FILE", help="(default: rejects.jsonl in the output)"
     )
     parser.add_argument(
         "--max-reject-rate",
@@ -108,8 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="begin even if the disk seems too small for the shards",
     )
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
+    cli.add_report_flags(parser)
     return parser
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.errors import ConfigurationError
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import certificate_key, examine, read_shipped, write_shipped
 from pipeline.tokens.vocabulary import read_vocabulary
@@ -16,6 +17,8 @@ from pipeline.tokens.vocabulary import read_vocabulary
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 whatever is found: a rejected engine is an answer, the reference then encodes."""
     args = _parser().parse_args(argv)
+    if args.write:
+        _require_writable(args.write)
     known = read_shipped(args.write) if args.write else {}
     for name in args.tokenizers:
         vocabulary = read_vocabulary(name)
@@ -35,12 +38,25 @@ def _line(name: str, certificate: Certificate, seconds: float) -> str:
     return f"{verdict}; {certificate.strings:,} strings in {seconds:.1f} s{differing}"
 
 
+def _require_writable(path: Path) -> None:
+    """Before, not after the half minute that a comparison takes."""
+    try:
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"--write {path}: cannot be written ({error.strerror}); choose another file"
+        ) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser("certify", "Compares the encoding engines on tokenizers, anew.")
     parser.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="folders or hub ids")
     parser.add_argument(
         "--write",
-        type=Path,
+        type=cli.path,
         metavar="FILE",
         help="also add the certificates to this list (the package's own is "
         "pipeline/bundled/certificates.json); it holds hashes and results only",

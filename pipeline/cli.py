@@ -7,33 +7,60 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import io
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import __version__
-from pipeline.errors import ConfigurationError, WeightedShardsError
+from pipeline.errors import BuildError, ConfigurationError, WeightedShardsError
 from pipeline.policy import CONTROL_TOKENS, EDGES, PROFILES, TURNS, UNSURE
 from pipeline.redaction import redact
 from pipeline.terminal import harmless
 
+if TYPE_CHECKING:
+    from pipeline.dataset import Built
+
 Main = Callable[[Sequence[str] | None], int]
+
+_DEEPEST = 100  # levels of --template-kwargs; workers get them pickled, which takes some 300
+_DIGITS = 18  # of a number on the command line
 
 
 class Terminated(BaseException):
     """SIGTERM came: a scheduler or ``docker stop`` wants the process gone within seconds."""
 
 
+class _Misuse(SystemExit):
+    """Exit code 2, as argparse has it, with what is wrong."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(2)
+        self.told = told
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        complain(f"{self.prog}: error: {message}")
+        raise _Misuse(message)
+
+
 def leave(main: Main) -> NoReturn:
     """Runs *main* on the command line and exits; no error but a bug shows a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(main, None))
+    _open_standard_files()
+    code = run(main, None)
+    _give_up_unwritten()
+    sys.exit(code)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as signal asks
@@ -41,40 +68,151 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
     raise Terminated
 
 
+def _open_standard_files() -> None:
+    """Opens what the caller has closed (``>&-``) as /dev/null, and lets no character fail.
+
+    Else the next file that we open would get the number of standard output or error, and a shard
+    what a library writes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened == number:  # it takes the lowest that is free
+                os.set_inheritable(opened, True)
+            setattr(sys, name, open(opened, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - a number, and open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
+
+
+def _give_up_unwritten() -> None:
+    """What cannot be printed is forgotten: the interpreter would try again, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run(main: Main, argv: Sequence[str] | None) -> int:
-    """The exit code of *main*, its errors told on stderr."""
+    """The exit code of *main*, its errors told on stderr, and with ``--json`` on stdout too."""
+    words = sys.argv[1:] if argv is None else argv
     try:
+        _require_text(words)
         code = main(argv)
-        sys.stdout.flush()
-    except WeightedShardsError as error:
-        print(f"error: {harmless(redact(str(error)))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("terminated; run the same command again to go on", file=sys.stderr)
-        return 143
-    except BrokenPipeError:
-        # Somebody closed our output (`| head`): the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say()
+    except BrokenPipeError:  # somebody has closed our output (`| head`), and wants no more of it
         return 0
-    except OSError as error:
-        fact = f"error: {error}; see to the disk or the permissions and try again"
-        print(harmless(redact(fact)), file=sys.stderr)
-        return 1
-    except Exception:  # noqa: BLE001 - everything else is a bug, and says so
-        sys.stderr.write(redact(traceback.format_exc()))
-        print("this is a bug in weighted-shards; please report the lines above", file=sys.stderr)
-        return 3
+    except (Exception, KeyboardInterrupt, Terminated, _Misuse) as error:  # noqa: BLE001 - what is no error of ours is a bug, and says so
+        code, told = _judge(error)
+        if "--json" in words:
+            with contextlib.suppress(OSError):
+                print(json.dumps({"exit": code, "error": told}), flush=True)
     return code
+
+
+def _judge(error: BaseException) -> tuple[int, str]:
+    """The exit code and what is wrong, which it tells on stderr."""
+    code, told = 1, redact(str(error))
+    if isinstance(error, _Misuse):  # has been told
+        return 2, error.told
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        code, done = (
+            (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
+        )
+        told = f"{done}; run the same command again to go on"
+        complain(told)
+    elif isinstance(error, WeightedShardsError):
+        complain(f"error: {told}")
+    elif isinstance(error, OSError):
+        told = f"{told}; see to the disk or the permissions and try again"
+        complain(f"error: {told}")
+    else:  # everything else is a bug, and says so
+        code, told = 3, f"bug: {type(error).__name__}: {told}"
+        complain("".join(traceback.format_exception(error)).rstrip())
+        complain("this is a bug in weighted-shards; please report the lines above")
+    return code, told
+
+
+def complain(text: str) -> None:
+    """A line on stderr; nothing where that is full or gone, which must change no exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        print(harmless(redact(text)), file=sys.stderr, flush=True)
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """Paths stand in manifests, messages and JSON, which are UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"{word[:80]!a}: not UTF-8; rename the file, or write the flag in UTF-8"
+            ) from None
+
+
+def say(text: str | None = None) -> None:
+    """Prints *text*, with all that was printed before; ConfigurationError where it cannot be."""
+    try:
+        if text is not None:
+            print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"standard output: cannot be written ({error.strerror}), but all else is done; "
+            "send it elsewhere"
+        ) from error
+
+
+@contextlib.contextmanager
+def logging_to_stderr(level: str | None, *, quiet: bool) -> Iterator[None]:
+    """What the package logs from *level* on, by default warnings, errors alone where *quiet*."""
+    import logging  # with tqdm it takes as long as all that --help needs
+
+    from tqdm import tqdm
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with tqdm.external_write_mode(sys.stderr):  # above a bar, not through it
+                complain(self.format(record))
+
+    handler, logger = Lines(), logging.getLogger("pipeline")
+    form = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+    handler.setFormatter(form)
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel((level or ("error" if quiet else "warning")).upper())
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def report(built: Built, output: Path, *, allowed: float, as_json: bool, quiet: bool) -> int:
+    """Prints the summary; exit code 1 where more than *allowed* of the records was rejected."""
+    from pipeline.dataset import require_few_rejects
+    from pipeline.summary import summarize, summarize_as_json
+
+    error = ""
+    try:
+        require_few_rejects(built, allowed=allowed)
+    except BuildError as excess:
+        error = str(excess)
+    told = (built.manifest, output, built.rejects, built.timing)
+    if as_json:
+        say(summarize_as_json(*told, error=error))
+    elif not quiet:
+        say(summarize(*told))
+    if error:
+        complain(f"error: {error}")
+    return 1 if error else 0
 
 
 def make_parser(command: str, summary: str) -> argparse.ArgumentParser:
     """A parser that shows as ``python -m pipeline.COMMAND``."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline.{command}", description=summary, allow_abbrev=False
-    )
+    parser = _Parser(prog=f"python -m pipeline.{command}", description=summary, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"weighted-shards {__version__}")
     return parser
 
@@ -144,6 +282,12 @@ def add_render_flags(parser: argparse.ArgumentParser) -> None:
         help="train the template's white space after a stop token too",
     )
     parser.add_argument(
+        "--max-length",
+        type=positive,
+        metavar="TOKENS",
+        help="reject a conversation with a row of more tokens, whole (default: no limit)",
+    )
+    parser.add_argument(
         "--date",
         type=_date,
         default=datetime.date.today().isoformat(),
@@ -192,14 +336,61 @@ def add_edge_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that decide what a job says of itself."""
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument(
+        "--json", action="store_true", help="print the summary, or the error, as one JSON line"
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("error", "warning", "info"),
+        help="what to log on stderr (default: warning; error with --quiet)",
+    )
+
+
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        fact = "half of a surrogate pair is no text; drop it"
+        raise argparse.ArgumentTypeError(fact) from None
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+    except RecursionError:
+        value, deep = {}, True
+    else:
+        deep = _is_deep(value)
+    if deep:
+        raise argparse.ArgumentTypeError(f"nests over {_DEEPEST} levels deep")
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError('not a JSON object such as {"enable_thinking": false}')
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+def path(text: str) -> Path:
+    """A path, ``~`` expanded."""
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - Path's raises for an unknown user
+    if not expanded or "\0" in expanded:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    if expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(
+            f"{text}: nobody's home is known by that name; write ./{text} if it is no home"
+        )
+    return Path(expanded)
 
 
 def _date(text: str) -> str:
@@ -211,8 +402,9 @@ def _date(text: str) -> str:
 
 def positive(text: str) -> int:
     """A whole number above zero."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    digits = text.isascii() and text.isdigit() and len(text) <= _DIGITS
+    if not digits or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number above 0")
     return int(text)
 
 

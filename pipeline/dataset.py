@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-
-from tqdm import tqdm
+from typing import Any
 
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
@@ -26,8 +27,9 @@ from pipeline.output import (
     require_rejects,
     require_space,
 )
-from pipeline.plan import Plan, Task, make_plan, piece_size
+from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.policy import ROW_TIMEOUT, SHARD_SIZE
+from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.source import survey
 from pipeline.source.inputs import WORK
@@ -35,6 +37,9 @@ from pipeline.summary import Timing
 from pipeline.task import BuildJob, TaskDone
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = ("conversations", "tokens", "rejects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def build_dataset(
     verify: bool = False,
     row_timeout: float = ROW_TIMEOUT,
     check_space: bool = True,
-    bar: bool = False,
+    progress: Progress | None = None,
 ) -> Built:
     """Builds, or finishes, the shards of *inputs* in the folder *output*.
 
@@ -68,15 +73,18 @@ def build_dataset(
     build is at work in *output*, or, with *check_space*, its disk is too full to begin.
     """
     started = time.monotonic()
+    progress = progress or Progress(None)
     rejects = rejects or output / "rejects.jsonl"
-    if rejects.resolve() in {Path(word).resolve() for word in inputs}:
+    # Not Path.resolve, which calls a link to itself a RuntimeError.
+    if os.path.realpath(rejects) in map(os.path.realpath, inputs):
         raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
     require_rejects(rejects, output)
     prepare_output(output)
     with locked(output), hire(workers) as crew:
-        sources = survey(inputs, spool=output / WORK / SPOOL, piece_bytes=piece_size(shard_size))
-        total = sum(source.records for source in sources)
-        if not total:
+        with progress.stage("reading the inputs"):
+            spool = output / WORK / SPOOL
+            sources = survey(inputs, spool=spool, piece_bytes=piece_size(shard_size))
+        if not any(source.records for source in sources):
             names = ", ".join(source.name for source in sources[:3])
             raise InputError(
                 f"{names}: no record in any input; check that the right files were passed"
@@ -87,12 +95,14 @@ def build_dataset(
         opened = open_output(output, plan, verify=verify)
         if check_space:
             require_space(output, opened.left, recipe.form)
-        with tqdm(total=total, unit="conv", smoothing=0.1, disable=not bar) as shown:
-            done, certificate = _run(plan, opened, recipe, output, crew, shown, row_timeout)
-        manifest = make_manifest(plan, recipe, done, _told(certificate))
-        finish_output(output, plan, manifest, rejects)
-    kept = {d.index for d in opened.done}
-    return Built(manifest, rejects, _timed(started, done, [d for d in done if d.index not in kept]))
+        tell_kept(opened, plan)
+        losses = Losses()
+        run = _Run(plan, recipe, output, crew, progress, row_timeout, losses)
+        certificate, done, made = run(opened)
+        with progress.stage("finishing"):
+            manifest = make_manifest(plan, recipe, done, _told(certificate))
+            finish_output(output, plan, manifest, rejects)
+    return Built(manifest, rejects, timed(started, done, made, losses))
 
 
 def require_few_rejects(built: Built, *, allowed: float) -> None:
@@ -107,39 +117,15 @@ def require_few_rejects(built: Built, *, allowed: float) -> None:
         )
 
 
-def _run(
-    plan: Plan,
-    opened: Opened,
-    recipe: Recipe,
-    output: Path,
-    crew: Crew,
-    shown: tqdm[NoReturn],
-    row_timeout: float,
-) -> tuple[list[TaskDone], Certificate]:
-    """All tasks' results in order, and the certificate that they were encoded under."""
-    # The first time with a tokenizer this takes some ten seconds.
-    shown.set_description("trying the engines")
-    certificate = find_certificate(recipe.vocabulary)
-    shown.set_description("")
-    shown.update(sum(d.counts.get("conversations", 0) for d in opened.done))
+@dataclass(slots=True)
+class Losses:
+    """Counts the workers that were replaced, and logs each."""
 
-    def tell(step: Step) -> None:
-        shown.update(step.records)
+    count: int = 0
 
-    def labour(tasks: Sequence[Task]) -> list[TaskDone]:
-        job = BuildJob(recipe, certificate, output, plan.fingerprint)
-        made = local.run(tasks, job, crew=crew, progress=tell, row_timeout=row_timeout)
-        return list(made)
-
-    try:
-        done = [*opened.done, *labour(opened.left)]
-    except EngineMismatch as mismatch:
-        # Nothing that the fast engine made is kept: the build starts anew with the reference.
-        certificate = distrust(recipe.vocabulary, str(mismatch))
-        discard_results(output)
-        shown.reset()
-        done = labour(open_output(output, plan).left)
-    return sorted(done, key=lambda d: d.index), certificate
+    def __call__(self, told: str) -> None:
+        self.count += 1
+        _LOG.warning("%s", told)
 
 
 def _told(certificate: Certificate) -> dict[str, Any]:
@@ -151,6 +137,65 @@ def _told(certificate: Certificate) -> dict[str, Any]:
     return {key: told[key] for key in ("engine", "code_points", "tokenizer", "versions")}
 
 
-def _timed(started: float, done: list[TaskDone], built: list[TaskDone]) -> Timing:
-    tokens = sum(d.counts.get("tokens", 0) for d in built)
-    return Timing(time.monotonic() - started, tokens, len(done) - len(built))
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Makes the shards that are not there yet."""
+
+    plan: Plan
+    recipe: Recipe
+    output: Path
+    crew: Crew
+    progress: Progress
+    row_timeout: float
+    losses: Losses
+
+    def __call__(self, opened: Opened) -> tuple[Certificate, list[TaskDone], list[TaskDone]]:
+        """The certificate that they were encoded under; all in order; those made now."""
+        with self.progress.stage("trying the engines"):  # some ten seconds, the first time
+            certificate = find_certificate(self.recipe.vocabulary)
+        try:
+            made = self._build(opened, certificate)
+        except EngineMismatch as mismatch:
+            # Nothing that the fast engine made is kept: the build starts anew with the reference.
+            _LOG.warning("%s; the build starts anew with the reference", mismatch)
+            certificate = distrust(self.recipe.vocabulary, str(mismatch))
+            discard_results(self.output)
+            opened = open_output(self.output, self.plan)
+            made = self._build(opened, certificate)
+        return certificate, sorted([*opened.done, *made], key=lambda d: d.index), made
+
+    def _build(self, opened: Opened, certificate: Certificate) -> list[TaskDone]:
+        total = sum(item["records"] for item in self.plan.parts["inputs"])
+        job = BuildJob(self.recipe, certificate, self.output, self.plan.fingerprint)
+        with self.progress.stage(
+            "building", unit="conversations", total=total, kept=progress_of(opened.done)
+        ) as tell:
+            made = local.run(
+                opened.left,
+                job,
+                crew=self.crew,
+                progress=tell,
+                row_timeout=self.row_timeout,
+                replaced=self.losses,
+            )
+            return list(made)
+
+
+def progress_of(done: Iterable[TaskDone]) -> Step:
+    """What finished tasks are worth."""
+    counts: Counter[str] = Counter()
+    for d in done:
+        counts.update({name: d.counts.get(name, 0) for name in _SHOWN})
+    return Step(*(counts[name] for name in _SHOWN))
+
+
+def tell_kept(opened: Opened, plan: Plan) -> None:
+    """Logs what an earlier run has finished."""
+    if opened.done:
+        _LOG.info("%d of %d shards were finished before", len(opened.done), len(plan.tasks))
+
+
+def timed(started: float, done: list[TaskDone], made: list[TaskDone], losses: Losses) -> Timing:
+    """How a run went that began at *started* and made *made* of what is *done* now."""
+    tokens = sum(d.counts.get("tokens", 0) for d in made)
+    return Timing(time.monotonic() - started, tokens, len(done) - len(made), losses.count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -71,7 +72,8 @@ def require_rejects(rejects: Path, output: Path) -> None:
         raise ConfigurationError(
             f"--rejects {rejects}: is no regular file, and would be replaced by one; choose another"
         )
-    where, home = rejects.resolve(), output.resolve()
+    # Not Path.resolve, which calls a link to itself a RuntimeError.
+    where, home = Path(os.path.realpath(rejects)), Path(os.path.realpath(output))
     ours = where.parent == home and where.name != "rejects.jsonl" and _OURS.fullmatch(where.name)
     if ours or home / WORK in (where, *where.parents):
         raise ConfigurationError(

@@ -28,8 +28,8 @@ class Policy:
     white space after a stop token is trained too. ``edge`` decides over tokens across an edge where
     a rule does not. ``profile``: ``ms-swift`` counts rounds and weighs stop tokens as it does, and
     decides what is left open: ``edge`` split, ``trailing``, control tokens allowed. ``keep`` are
-    fields of the record that stay with its row, for rules to come. ConfigurationError for another
-    word.
+    fields of the record that stay with its row, for rules to come. ``max_length``: a record with a
+    row of more tokens is rejected; 0 for no limit. ConfigurationError for another word.
     """
 
     turns: str = TURNS[0]
@@ -40,6 +40,7 @@ class Policy:
     edge: str = ""
     profile: str = PROFILES[0]
     keep: tuple[str, ...] = ()
+    max_length: int = 0
 
     def __post_init__(self) -> None:
         for name, ours, theirs in (

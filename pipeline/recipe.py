@@ -112,6 +112,7 @@ def policy_of(args: argparse.Namespace) -> Policy:
         edge=args.edge or "",
         profile=args.profile,
         keep=tuple(args.keep),
+        max_length=args.max_length or 0,
     )
 
 

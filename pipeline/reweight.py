@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline import cli
 from pipeline.engine.crew import Crew, cpus
@@ -17,28 +16,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     with Crew(args.workers) as crew:
         # Here, not above: workers load the same meanwhile, and --help needs none of it.
-        from pipeline.dataset import require_few_rejects
+        from pipeline.progress import Progress
         from pipeline.reweighting import reweight_dataset
-        from pipeline.summary import summarize, summarize_as_json
 
-        made = reweight_dataset(
-            args.shards,
-            args.rules,
-            args.output,
-            tokenizer=args.tokenizer,
-            workers=crew,
-            edge=args.edge or "",
-            rejects=args.rejects,
-            overwrite=args.overwrite,
-            verify=args.verify,
-            bar=sys.stderr.isatty() and not args.quiet,
-        )
-    if args.json:
-        print(summarize_as_json(made.manifest, args.output, made.rejects, made.timing))
-    elif not args.quiet:
-        print(summarize(made.manifest, args.output, made.rejects, made.timing))
-    require_few_rejects(made, allowed=args.max_reject_rate)
-    return 0
+        shown = None if args.quiet else sys.stderr
+        with cli.logging_to_stderr(args.log_level, quiet=args.quiet), Progress(shown) as progress:
+            made = reweight_dataset(
+                args.shards,
+                args.rules,
+                args.output,
+                tokenizer=args.tokenizer,
+                workers=crew,
+                edge=args.edge or "",
+                rejects=args.rejects,
+                overwrite=args.overwrite,
+                verify=args.verify,
+                progress=progress,
+            )
+    return cli.report(
+        made, args.output, allowed=args.max_reject_rate, as_json=args.json, quiet=args.quiet
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
         "Weighs finished shards by other rules, without their source, template or tokenizing.",
     )
     parser.add_argument(
-        "shards", type=Path, metavar="SHARDS", help="the folder of a finished build; before --rules"
+        "shards",
+        type=cli.path,
+        metavar="SHARDS",
+        help="the folder of a finished build; before --rules",
     )
     parser.add_argument(
         "--rules",
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--edge", choices=EDGES[:-1], help="for tokens across an edge (default: the build's)"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="another folder than SHARDS"
+        "--output", type=cli.path, required=True, metavar="DIR", help="another folder than SHARDS"
     )
     parser.add_argument(
         "--tokenizer",
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processes (default: all)",
     )
     parser.add_argument(
-        "--rejects", type=Path, metavar="FILE", help="(default: rejects.jsonl in the output)"
+        "--rejects", type=cli.path, metavar="FILE", help="(default: rejects.jsonl in the output)"
     )
     parser.add_argument(
         "--max-reject-rate",
@@ -96,8 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compare the sha256 of shards that are finished, not only their size, and make those "
         "that are damaged again",
     )
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
+    cli.add_report_flags(parser)
     return parser
 
 

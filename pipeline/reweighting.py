@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_weights, weigh_rows
 from pipeline.columns import column, list_column, row_sums
-from pipeline.dataset import Built
+from pipeline.dataset import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
 from pipeline.errors import ConfigurationError, RecordError
@@ -28,7 +28,7 @@ from pipeline.lineage import (
     succeed,
 )
 from pipeline.lock import locked
-from pipeline.order import Order, Step, Watch
+from pipeline.order import Order, Watch
 from pipeline.output import (
     discard_results,
     finish_output,
@@ -38,6 +38,7 @@ from pipeline.output import (
 )
 from pipeline.policy import Policy
 from pipeline.preparation import Prepared
+from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.reject import reject
 from pipeline.restoration import Restoration
@@ -45,8 +46,8 @@ from pipeline.rules import RuleSet, load_rules
 from pipeline.shards import SCHEMA, read_groups
 from pipeline.source.record import Record
 from pipeline.stored import recipe_of_manifest
-from pipeline.summary import Timing
-from pipeline.task import Complete, Progress, TaskDone, complete
+from pipeline.task import Complete, TaskDone, complete
+from pipeline.task import Progress as Tell
 from pipeline.weights import IGNORED, Weighed
 
 _WEIGHED = ("labels", "loss_scale", "num_target_tokens", "weight_sum")
@@ -64,7 +65,7 @@ def reweight_dataset(
     rejects: Path | None = None,
     overwrite: bool = False,
     verify: bool = False,
-    bar: bool = False,
+    progress: Progress | None = None,
 ) -> Built:
     """Writes the folder *shards* again as *output*, weighed by *rules* alone.
 
@@ -74,10 +75,11 @@ def reweight_dataset(
     sha256 is as it was.
     """
     started = time.monotonic()
-    if output.resolve() == shards.resolve():
+    progress = progress or Progress(None)
+    if os.path.realpath(output) == os.path.realpath(shards):
         raise ConfigurationError(f"--output {output}: is the folder of the shards; choose another")
     rejects = rejects or output / "rejects.jsonl"
-    if rejects.resolve().parent == shards.resolve():
+    if os.path.dirname(os.path.realpath(rejects)) == os.path.realpath(shards):  # noqa: PTH120 - of text
         raise ConfigurationError(f"--rejects {rejects}: lies among the shards; choose another")
     old = read_finished(shards)
     recipe = recipe_of_manifest(old, load_rules(rules), tokenizer=tokenizer)
@@ -91,19 +93,15 @@ def reweight_dataset(
         if overwrite:
             discard_results(output)
         opened = open_output(output, plan, verify=verify)
-        with tqdm(total=old.counts["rows"], unit="row", smoothing=0.1, disable=not bar) as shown:
-            shown.update(sum(d.counts["conversations"] for d in opened.done))
-
-            def tell(step: Step) -> None:
-                shown.update(step.records)
-
-            made = list(local.run(opened.left, job, crew=crew, progress=tell))
+        tell_kept(opened, plan)
+        losses, kept = Losses(), progress_of(opened.done)
+        with progress.stage("weighing", unit="rows", total=old.counts["rows"], kept=kept) as tell:
+            made = list(local.run(opened.left, job, crew=crew, progress=tell, replaced=losses))
         done = sorted([*opened.done, *made], key=lambda d: d.index)
-        manifest = succeed(old, plan, recipe, done)
-        finish_output(output, plan, manifest, rejects)
-    tokens = sum(d.counts["tokens"] for d in made)
-    timing = Timing(time.monotonic() - started, tokens, len(opened.done))
-    return Built(manifest, rejects, timing)
+        with progress.stage("finishing"):
+            manifest = succeed(old, plan, recipe, done)
+            finish_output(output, plan, manifest, rejects)
+    return Built(manifest, rejects, timed(started, done, made, losses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,7 @@ class ReweightJob:
         gc.disable()
         restoration = Restoration(self.recipe.vocabulary)
 
-        def reweight(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001 - rows come a million tokens at a time: none is at fault alone
+        def reweight(order: Order, watch: Watch, progress: Tell) -> TaskDone:  # noqa: ARG001 - rows come a million tokens at a time: none is at fault alone
             return complete(
                 order.task,
                 self._batches(self.shards[order.task.index], restoration),

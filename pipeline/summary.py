@@ -14,11 +14,15 @@ _NO_ROLES = ("tool_calls", "reasoning")
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of the whole build; tokens encoded in it; shards that an earlier run had finished."""
+    """Seconds of the whole build; tokens encoded in it; shards that an earlier run had finished.
+
+    ``replaced`` are workers that died or hung. None of it is in the manifest, which knows no luck.
+    """
 
     seconds: float
     fresh_tokens: int
     kept_shards: int
+    replaced: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -49,15 +53,22 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
     if counts.get("missing"):
         told = f"{counts['missing']:,}: rules before these rejected them; build anew to have them"
         lines.append(("missing", told))
+    if timing.replaced:
+        told = f"{timing.replaced:,} died or hung, and were replaced"
+        lines.append(("workers", told))
     lines.append(("speed", _speed_line(timing)))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def summarize_as_json(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -> str:
-    """The same as one line of JSON."""
+def summarize_as_json(
+    manifest: Manifest, output: Path, rejects: Path, timing: Timing, *, error: str = ""
+) -> str:
+    """The same as one line of JSON, in ASCII; *error* where the command will end with exit 1."""
     return json.dumps(
         {
+            "exit": 1 if error else 0,
+            **({"error": error} if error else {}),
             "output": str(output),
             "rejects_file": str(rejects),
             "format": manifest.format,
@@ -67,8 +78,8 @@ def summarize_as_json(manifest: Manifest, output: Path, rejects: Path, timing: T
             "counts": manifest.counts,
             "seconds": round(timing.seconds, 3),
             "tokens_per_second": round(timing.tokens_per_second),
-        },
-        ensure_ascii=False,
+            "workers_replaced": timing.replaced,
+        }
     )
 
 

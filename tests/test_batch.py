@@ -155,3 +155,44 @@ def test_a_pattern_that_searches_backwards_claims_all_it_finds() -> None:
     assert "1" in text
     assert "one" not in text
     assert "three" not in text
+
+
+@pytest.mark.parametrize("turns", ["as_rendered", "fan_out"])
+def test_a_record_with_too_long_a_row_is_a_reject_and_the_others_stay_as_they_are(
+    turns: str, encoder: Any
+) -> None:
+    said = [["Yes.", "No " * n] for n in (1, 40, 2, 50, 3)]
+    values = [
+        {
+            "messages": [
+                m
+                for word in words
+                for m in (
+                    {"role": "user", "content": "So?"},
+                    {"role": "assistant", "content": word},
+                )
+            ]
+        }
+        for words in said
+    ]
+    records = [Record("s", i, i + 1, json.dumps(value).encode()) for i, value in enumerate(values)]
+
+    def encode(limit: int) -> Any:
+        policy = pipeline.Policy(turns=turns, max_length=limit)
+        parts = (encoder.tokenizer, encoder.template, encoder.rules)
+        return pipeline.Encoder(*parts, policy=policy).encode(records)
+
+    free = encode(0)
+    longest = [
+        max(r["length"] for r in free.rows.to_pylist() if r["row"] == row) for row in range(5)
+    ]
+    bounded = encode(longest[4])
+    assert [(r.row, r.stage, r.reason) for r in bounded.rejects] == [
+        (1, "encode", "too_long"),
+        (3, "encode", "too_long"),
+    ]
+    told = f"s:2: has {longest[1]:,} tokens, and --max-length is {longest[4]}; "
+    assert bounded.rejects[0].message.startswith(told)
+    kept = [row for row in free.rows.to_pylist() if row["row"] in (0, 2, 4)]
+    assert bounded.rows.to_pylist() == kept
+    assert (bounded.counts["conversations"], bounded.counts["rows"]) == (5, len(kept))

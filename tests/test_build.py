@@ -405,7 +405,7 @@ def test_a_terminal_sees_a_bar_and_a_pipe_does_not(tmp_path: Path) -> None:
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "351/351" in shown
-    assert "conv/s" in shown
+    assert "tokens/s" in shown
     assert "351/351" not in told
     piped = subprocess.run(
         [*command, str(tmp_path / "b")], capture_output=True, text=True, check=True

@@ -82,7 +82,10 @@ def test_records_that_kill_and_hang_are_rejected_by_name_whatever_the_workers(
         words = [*RULES, *TOKENIZER, "--input", source, "--output", str(output)]
         words += ["--workers", workers]
         words += ["--row-timeout", "8", "--max-reject-rate", "1", "--shard-size", "2000"]
-        done = subprocess.run([sys.executable, str(script), *words], check=False, timeout=300)
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        done = subprocess.run(
+            [sys.executable, str(script), *words], check=False, timeout=300, env=env
+        )
         assert done.returncode == 0
         made.append(contents(output))
     assert_equal(*made)

@@ -216,12 +216,12 @@ def test_a_saved_dataset_lists_files_of_its_own_folder(name: Any, tmp_path: Path
     folder.mkdir()
     for entries in ([{"filename": name}], [name], name):
         (folder / "state.json").write_text(json.dumps({"_data_files": entries}))
-        with pytest.raises(InputError, match="is no name in that folder"):
+        with pytest.raises(InputError, match="names what is no file or folder beside it"):
             resolve([str(folder)])
     (folder / "state.json").unlink()
     if name:
         (folder / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
-        with pytest.raises(InputError, match="is no name in that folder"):
+        with pytest.raises(InputError, match="names what is no file or folder beside it"):
             resolve([str(folder)])
 
 

@@ -24,8 +24,14 @@ from pipeline.plan import Task
 from pipeline.policy import ROW_TIMEOUT
 from pipeline.task import Job, TaskDone
 
+# What became of a worker, and what is done about it.
+Replaced = Callable[[str], None]
+
 _LOOK = 1.0  # seconds between two looks at silent workers
 _PAUSED = 10.0
+
+
+def _unheard(told: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -50,11 +56,13 @@ def run(
     crew: Crew,
     progress: Callable[[Step], None],
     row_timeout: float = ROW_TIMEOUT,
+    replaced: Replaced = _unheard,
 ) -> Iterator[TaskDone]:
     """Yields each task as it is done, in any order.
 
-    *progress* is told what was done, and the negative of it where that was lost. Raises what a
-    task raised, and BuildError where workers die whatever they are given. Finished shards stay.
+    *progress* is told what was done, and the negative of it where that was lost; *replaced*, of
+    each worker that died or hung. Raises what a task raised, and BuildError where workers die
+    whatever they are given. Finished shards stay.
     """
     waiting = deque(Attempt(task) for task in tasks)
     posts: dict[Connection, _Post] = {}
@@ -72,7 +80,7 @@ def run(
                     continue
                 post = posts.pop(pipe)
                 if isinstance(message, Failure):
-                    waiting.appendleft(_failed(post, message, progress))
+                    waiting.appendleft(_failed(post, message, progress, replaced))
                 elif isinstance(message, BaseException):
                     crew.dismiss(post.worker)
                     raise message
@@ -90,7 +98,7 @@ def run(
                 del posts[post.worker.pipe]
                 crew.dismiss(post.worker)
                 failure = Failure(hung=True, told=f"took over {row_timeout:g} s at it")
-                waiting.appendleft(_failed(post, failure, progress))
+                waiting.appendleft(_failed(post, failure, progress, replaced))
     finally:
         for post in posts.values():
             crew.dismiss(post.worker)
@@ -124,11 +132,21 @@ def _tell(post: _Post, step: Step, progress: Callable[[Step], None]) -> None:
     progress(step)
 
 
-def _failed(post: _Post, failure: Failure, progress: Callable[[Step], None]) -> Attempt:
+def _failed(
+    post: _Post, failure: Failure, progress: Callable[[Step], None], replaced: Replaced
+) -> Attempt:
     """The attempt, knowing what happened to it."""
     progress(Step(*map(operator.neg, post.told)))
-    post.attempt.fail(failure, post.watch.suspects())
-    return post.attempt
+    attempt, left_out = post.attempt, len(post.attempt.left_out)
+    attempt.fail(failure, post.watch.suspects())
+    then = "the task is done again"
+    if len(attempt.left_out) > left_out:
+        then = f"its record {attempt.left_out[-1].row:,} is rejected"
+    elif attempt.suspects:
+        rows = attempt.suspects[-1]
+        then = f"its records {rows.first:,} to {rows.stop - 1:,} are tried alone"
+    replaced(f"task {attempt.task.index}: its worker {failure.told}; {then}")
+    return attempt
 
 
 def _hung(posts: Iterable[_Post], now: float, row_timeout: float) -> list[_Post]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.source.spool import writing
+
+_PATIENCE = 5.0  # seconds for a connection
 
 
 def fetch_dataset(word: str) -> list[Path] | Callable[[Path], None]:
@@ -19,6 +25,9 @@ def fetch_dataset(word: str) -> list[Path] | Callable[[Path], None]:
     They lie in the cache of ``datasets`` and stay there. For a dataset that is not just its files,
     a function that writes its rows to one. Whatever goes wrong becomes one InputError.
     """
+    if not _is_reachable():
+        # What the cache has, and no half minute of retries. `datasets` reads it when imported.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import datasets  # optional, and slow to import
     except ImportError:
@@ -58,6 +67,19 @@ def _builders() -> Collection[str]:
 def _without_code(version: str) -> dict[str, bool]:
     """Before release 4 ``datasets`` could run a script of the dataset, and would ask on a tty."""
     return {"trust_remote_code": False} if int(version.partition(".")[0]) < 4 else {}
+
+
+def _is_reachable() -> bool:
+    """Whether the hub's host takes a connection; through a proxy, nobody knows but by trying."""
+    if getproxies():
+        return True
+    place = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = 80 if place.scheme == "http" else 443
+    try:
+        socket.create_connection((place.hostname or "", place.port or port), _PATIENCE).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _write(data: Any, target: Path) -> None:

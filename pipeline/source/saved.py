@@ -46,8 +46,9 @@ def saved_files(folder: Path) -> list[Path] | None:
 def _names(folder: Path, file: str, described: dict[str, Any], key: str) -> list[str]:
     """Names of what lies in *folder*, and nowhere else, whatever its description says."""
     items = described.get(key, [])
-    found = [item.get("filename") if isinstance(item, dict) else item for item in items or ()]
-    for name in found if isinstance(items, list) else [None]:
+    items = items if isinstance(items, list) else [None]
+    found = [item.get("filename") if isinstance(item, dict) else item for item in items]
+    for name in found:
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
             raise fault(
                 folder / file,

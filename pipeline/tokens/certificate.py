@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 
 __all__ = ["Certificate", "distrust", "examine", "find_certificate"]
 
+_LOG = logging.getLogger(__name__)
 _WORDS = 5000
 SHIPPED = Path(__file__).parent.parent / "bundled" / "certificates.json"
 
@@ -42,7 +44,10 @@ def find_certificate(vocabulary: Vocabulary, *, cache: Path | None = None) -> Ce
     """
     path = _entry(vocabulary, cache)
     found = _read(path, vocabulary) or read_shipped(SHIPPED).get(path.stem)
-    return found if found is not None else _keep(examine(vocabulary), path)
+    if found is None:
+        found = _keep(examine(vocabulary), path)
+        _LOG.info("%s: new here, so both engines were tried: %s", vocabulary.name, found.reason)
+    return found
 
 
 def distrust(vocabulary: Vocabulary, reason: str, *, cache: Path | None = None) -> Certificate:
@@ -90,7 +95,12 @@ def read_shipped(path: Path) -> dict[str, Certificate]:
     """The list of known certificates by key; empty where there is none."""
     if not path.is_file():
         return {}
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, Certificate])
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Certificate])
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise TokenizerError(
+            f"{path}: not a list of certificates: {error}; name another file"
+        ) from error
 
 
 def write_shipped(certificates: Mapping[str, Certificate], path: Path) -> None:
@@ -119,7 +129,9 @@ def _key(tokenizer: str, versions: Mapping[str, str]) -> str:
 
 def _entry(vocabulary: Vocabulary, cache: Path | None) -> Path:
     if cache is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path's raises for a user without a home
+        if home.startswith("~"):
+            home = os.devnull  # a folder that cannot be is done without
         cache = Path(home) / "weighted-shards" / "certificates"
     return cache / f"{_key(vocabulary.digests[TOKENIZER], engine_versions())}.json"
 

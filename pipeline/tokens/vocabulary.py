@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,10 +125,14 @@ def read_definition(raw: bytes, place: Path) -> Definition:
 
 
 def _locate(name: str) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's raises for an unknown user
+    try:
+        if folder.is_dir():
+            return folder
+        exists = folder.exists()
+    except OSError as error:
+        raise TokenizerError(f"{name}: cannot be read ({error.strerror}); pass a folder") from error
+    if exists:
         raise TokenizerError(f"{name}: is a file; pass the folder that holds {TOKENIZER}")
     hub = _HUB_ID.fullmatch(name)
     if hub is None:
