@@ -38,7 +38,7 @@ _FAULTS = "faults.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 where an input broke something, 2 where an engine is not installed."""
+    """Exit code 0; 1 where an input broke something, 2 where an engine does not run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--target", choices=TARGETS, required=True)
@@ -98,6 +98,9 @@ def _supervise(args: argparse.Namespace) -> int:
             child = subprocess.run(_command(args, folder, left, seed), check=False)
             told = Ledger(folder).told()
             executions += told[0]
+            if child.returncode and not told[0]:
+                print(f"{args.engine} ended with {child.returncode} before the first input")
+                return 2
             if (folder / _FAULTS).exists():
                 faults |= json.loads((folder / _FAULTS).read_text())
             if child.returncode:
@@ -249,15 +252,17 @@ def _by_atheris(atheris: Any, runner: Runner, args: argparse.Namespace) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for data in runner.target.seeds() or [bytes(range(256))]:
         _keep(corpus, args.target, data)
-    words = args.child / "words"
-    words.write_text("".join(f'"{_escaped(word)}"\n' for word in runner.target.words))
 
     def run(data: bytes) -> None:
         if runner.over:
             os._exit(0)
         runner.run(runner.target.spell(data))
 
-    flags = [f"-seed={args.seed + 1}", f"-max_len={_LONGEST_RAW}", f"-dict={words}"]
+    flags = [f"-seed={args.seed + 1}", f"-max_len={_LONGEST_RAW}"]
+    if runner.target.words:  # an empty dictionary is an error
+        words = args.child / "words"
+        words.write_text("".join(f'"{_escaped(word)}"\n' for word in runner.target.words))
+        flags.append(f"-dict={words}")
     # Its own limit, of whole seconds, ends the process without a word of the input.
     flags += [f"-timeout={2 * LONGEST:.0f}", "-rss_limit_mb=6000", "-verbosity=0"]
     flags += [f"-artifact_prefix={args.child}/"]

@@ -35,6 +35,7 @@ NUMBERS = (
     *("Infinity", "-Infinity", "2147483647", "2147483648", "-2147483649", "9223372036854775808"),
     *("18446744073709551616", "1" * 30, "9" * 400, "1" + "0" * 5000, "1e308", "0.1", "5e-324"),
 )
+ODD_IDS = (-1, 2**31 - 1, 2**31, -(2**31) - 1, 2**64, 10**30, 50_000, 151_643, 1.0, True)
 WEIGHT_KEYS = ("weight", "loss_scale", "loss", "train", "output_with_loss", "sample_weight")
 LIST_KEYS = ("messages", "conversations", "conversation", "traj", "dialogue", "data", "history")
 OTHER_KEYS = (
@@ -212,7 +213,9 @@ def _part(choices: Choices) -> Any:
 
 
 def _token(choices: Choices) -> Any:
-    return _odd(choices) if once_in(choices, 60) else choices.below(2000)
+    if once_in(choices, 25):
+        return pick(choices, (*ODD_IDS, _odd(choices)))
+    return choices.below(2000)
 
 
 def _weight(choices: Choices) -> Any:

@@ -98,7 +98,9 @@ def settle_stops(
                 continue
             edges = [len(text[:at].encode()) for at in (turn.stop, turn.outputs[-1].end)]
             first, stop = np.searchsorted(encoded.ends, begin + np.array(edges), side="right")
-            before = first > encoded.firsts[row] and scale[first - 1] > 0
+            # A text may be a stop token alone, and a row's first token never carries loss.
+            first = max(first, encoded.firsts[row] + 1)
+            before = scale[first - 1] > 0
             weight = 1 if everything or before or turn is speaking[-1] else 0
             scale[first:stop] = weight
             labels[first:stop] = encoded.ids[first:stop] if weight else IGNORED

@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from benchmarks import fuzz
 from benchmarks.fuzz_choices import Drawn
-from benchmarks.fuzz_targets import TARGETS, Checks, Fault, Target, find_target
+from benchmarks.fuzz_targets import DAY, TARGETS, Checks, Fault, Target, find_target
 from pipeline.batch import Encoder
+from pipeline.policy import Policy
+from pipeline.source.record import Record
+from pipeline.template import Template
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,28 @@ def test_rows_and_rejects_that_are_not_the_records_are_a_fault(
     monkeypatch.setattr(Encoder, "encode", lose)
     with pytest.raises(Fault, match=r"rows .* and rejects .* of 1 records"):
         checks.records(b"{}")
+
+
+def test_a_rows_first_token_trains_under_no_profile(checks: Checks) -> None:
+    """Found by it: where a text is a stop token alone, ms-swift's profile trained that."""
+    template = Template(
+        "{% for m in messages %}{{ m.content }}"
+        "{% if loop.last and not add_generation_prompt %}<|im_end|>{% endif %}{% endfor %}",
+        variables={},
+        today=DAY,
+    )
+    plain, policy = checks.plain, Policy(profile="ms-swift", unsure="build")
+    encoder = Encoder(plain.tokenizer, template, plain.rules, policy=policy)
+    raws = [
+        b'{"messages": [{"role": "assistant", "content": "%s"}]}' % said for said in (b"", b"Yes.")
+    ]
+    made = encoder.encode([Record("a", i, i + 1, raw=raw) for i, raw in enumerate(raws)])
+    assert [(r.row, r.reason) for r in made.rejects] == [(0, "nothing_to_train")]
+    [row] = made.rows.to_pylist()
+    assert row["row"] == 1
+    assert row["labels"][0] == -100
+    assert row["labels"][-1] == row["input_ids"][-1]
+    assert row["loss_scale"][-1] == 1
 
 
 def test_good_inputs_pass_and_are_read(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
