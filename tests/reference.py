@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 from collections import Counter
@@ -166,17 +167,13 @@ def _belongs(inside: int, size: int, edge: str) -> bool:
 
 
 def _own_weight(text: str, mine: set[int], scales: list[tuple[int, int, float]]) -> float:
-    """That of the span, or of the gap before, after or between, that has most of the bytes."""
-    shares: Counter[tuple[int, float]] = Counter()
-    for byte in sorted(mine):
-        place, weight = 0, 1.0  # which span or gap it is, from left to right
-        for index, (start, end, own) in enumerate(scales):
-            held = _bytes_of(text, [(start, end)])
-            if byte in held:
-                place, weight = 2 * index + 1, own
-            elif byte >= len(text[:end].encode()):
-                place = 2 * index + 2
-        shares[place, weight] += 1
+    """That of the run of bytes of one weight that has most of the token's; the first of equals."""
+    weights = [1.0] * len(text.encode())
+    for start, end, own in scales:
+        for byte in _bytes_of(text, [(start, end)]):
+            weights[byte] = own
+    places = [0, *itertools.accumulate(a != b for a, b in itertools.pairwise(weights))]
+    shares = Counter((places[byte], weights[byte]) for byte in mine)
     most = max(shares.values(), default=0)
     return next((weight for (_, weight), n in sorted(shares.items()) if n == most), 1.0)
 
