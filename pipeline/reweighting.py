@@ -168,7 +168,7 @@ def reweigh(
             prepared.append(Prepared(record, text, [], []))
     # A conversation in several rows is kept or left out as one.
     bad = {_key(restored.records[row]): error for row, error in left_out.items()}
-    for row, record in enumerate(restored.records):
+    for row, record in enumerate(restored.records if bad else ()):
         if _key(record) in bad:
             left_out[row] = bad[_key(record)]
             prepared[row] = Prepared(record, restored.texts[row], [], [])
@@ -179,8 +179,9 @@ def reweigh(
     weighted[list(left_out)] = 0  # base all would weigh what it has no claims of
     kept = weighted > 0
     # A conversation in several rows is one reject, where none of them trains.
-    training = {_key(restored.records[row]) for row in np.flatnonzero(kept).tolist()}
     untrained = np.flatnonzero(~kept).tolist()
+    trained = np.flatnonzero(kept).tolist() if untrained else []
+    training = {_key(restored.records[row]) for row in trained}
     lost = {
         _key(restored.records[row]): row
         for row in untrained[::-1]

@@ -8,6 +8,7 @@ libraries while they load theirs.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -135,9 +136,11 @@ def _live(pipe: Connection, cells: Cells) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.environ["FASTOKENS_BPE_THREADS"] = "1"
-    # Here, not above: the coordinator does not wait for it.
+    # Here, not above: the coordinator does not wait for it. What is imported stays.
+    gc.disable()
     from pipeline.engine.labour import labour
 
+    gc.enable()
     labour(pipe, cells)
 
 
