@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import cli
+from pipeline import cli, flags
 from pipeline.batch import Encoder
 from pipeline.preparation import Prepared, establish
 from pipeline.recipe import BUNDLED, recipe_of
@@ -61,11 +61,11 @@ HEADING = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
-    cli.add_recipe_flags(parser)
+    flags.add_recipe_flags(parser)
     parser.add_argument("--input", nargs="+", default=[str(BUNDLED / "sample.jsonl")])
-    parser.add_argument("--conversations", type=cli.positive, default=5000, help="in the stages")
-    parser.add_argument("--runs", type=cli.positive, default=3)
-    parser.add_argument("--workers", nargs="*", type=cli.positive, default=[1, 2])
+    parser.add_argument("--conversations", type=flags.positive, default=5000, help="in the stages")
+    parser.add_argument("--runs", type=flags.positive, default=3)
+    parser.add_argument("--workers", nargs="*", type=flags.positive, default=[1, 2])
     args = parser.parse_args(argv)
     print(HEADING)
     with tempfile.TemporaryDirectory() as scratch:

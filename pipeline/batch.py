@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import list_column, row_sums
-from pipeline.edges import CharacterSpans
 from pipeline.errors import InputError, RecordError
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
@@ -28,19 +27,17 @@ from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA, SPAN_TYPE
 from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
-from pipeline.swift import settle_stops
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import select_rows
-from pipeline.weights import IGNORED, Claimed, Weighed, weigh
+from pipeline.weighing import Counts, count_weights, weigh_rows
+from pipeline.weights import IGNORED, Weighed
 
 _GROUP = 1 << 22  # characters
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
 NOTHING_TO_TRAIN = RecordError(
     "weigh", "nothing_to_train", "no token of it carries loss; drop the record or change the rules"
 )
-
-Counts: TypeAlias = "Counter[str]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,55 +264,6 @@ class Encoder:
         return *_rows(prepared, encoded, weighed, weighted, texts), counts
 
 
-def weigh_rows(
-    prepared: Sequence[Prepared],
-    encoded: Encoded,
-    rules: RuleSet,
-    policy: Policy,
-    *,
-    outputs: CharacterSpans | None = None,
-) -> Weighed:
-    """Labels and weights of the batch; claims are in the order of ``rules.rules``.
-
-    *outputs* are those of the rows' turns, where the turns themselves are not at hand.
-    """
-    claims: list[list[tuple[int, int, int]]] = [[] for _ in rules.rules]
-    for row, p in enumerate(prepared):
-        for rule, start, end in p.claims:
-            claims[rule].append((row, start, end))
-    scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
-    if outputs is None:
-        spoken = [
-            (row, *span) for row, p in enumerate(prepared) for t in p.turns for span in t.outputs
-        ]
-        # A template may print messages in another order, and a pattern may search backwards.
-        outputs = _character_spans(sorted(spoken))
-    for spans in claims:
-        spans.sort()
-    everything = rules.base == "all"
-    weighed = weigh(
-        encoded,
-        [p.text for p in prepared],
-        outputs,
-        [
-            Claimed(
-                _character_spans(spans),
-                rule.weight,
-                edge=rule.edge or policy.edge,
-                count=rule.count,
-            )
-            for spans, rule in zip(claims, rules.rules, strict=True)
-        ],
-        scales=_character_spans([scale[:3] for scale in scales]),
-        scale_weights=np.array([scale[3] for scale in scales], np.float32),
-        everything=everything,
-    )
-    if policy.swift:
-        rows = [(p.text, p.turns) for p in prepared]
-        settle_stops(weighed, encoded, rows, everything=everything)
-    return weighed
-
-
 def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
     """Of the *kept* rows: how starts were found, and what else was counted of each."""
     counts: Counts = Counter()
@@ -328,31 +276,6 @@ def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
                 counts["turns"] += 1
                 counts[f"found.{turn.found}"] += 1
                 counts["turns_without_stop"] += turn.stop < 0
-    return counts
-
-
-def count_weights(encoded: Encoded, weighed: Weighed, weighted: Any, rules: RuleSet) -> Counts:
-    """Of the rows that carry loss: what trains, and what rules claimed.
-
-    ``weighted`` are the tokens of each row that do not weigh 0.
-    """
-    kept = weighted > 0
-    targets = row_sums(weighed.labels != IGNORED, encoded.firsts)[kept]
-    counts: Counts = Counter({f"encoded.{k}": n for k, n in asdict(encoded.paths).items()})
-    counts["rows"] = int(kept.sum())
-    counts["tokens"] = int(np.diff(encoded.firsts)[kept].sum())
-    counts["targets"] = int(targets.sum())
-    if any(rule.count for rule in rules.rules):
-        counts["counted_zeros"] = int((targets - weighted[kept]).sum())
-    sums = row_sums(weighed.loss_scale, encoded.firsts)[kept]
-    counts["weight_sum"] = float(sums.sum(dtype=np.float64))  # type: ignore[assignment] # floats add up too
-    counts["straddling.outputs"] = weighed.outputs.straddling
-    for rule, spans, trained in zip(
-        rules.rules, weighed.claims, weighed.trained_claims, strict=True
-    ):
-        counts[f"rule.{rule.name}.spans"] = spans.spans
-        counts[f"rule.{rule.name}.tokens"] = trained
-        counts[f"rule.{rule.name}.straddling"] = spans.straddling
     return counts
 
 
@@ -378,12 +301,6 @@ def _in_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 def _key(prepared: Prepared) -> tuple[str, int]:
     """What the rows of one record share."""
     return prepared.record.source, prepared.record.row
-
-
-def _character_spans(spans: list[tuple[int, int, int]]) -> CharacterSpans:
-    """Sorted by row and start; each (row, start, end)."""
-    flat = np.array(spans, np.int64).reshape(-1, 3)
-    return CharacterSpans(flat[:, 0], flat[:, 1], flat[:, 2])
 
 
 def _rows(

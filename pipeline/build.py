@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import cli
-from pipeline.engine.crew import Crew, cpus
+from pipeline import cli, flags
+from pipeline.engine.crew import Crew
 from pipeline.policy import FORMATS, ROW_TIMEOUT, SHARD_SIZE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the records was rejected."""
     args = _parser().parse_args(argv)
-    cli.needs_tokenizer(args.input, args.tokenizer)
+    flags.needs_tokenizer(args.input, args.tokenizer)
     with Crew(args.workers) as crew:
         # Here, not above: workers load the same meanwhile, and --help needs none of it.
         from pipeline.dataset import build_dataset
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "build",
         "Turns conversations into training shards whose every token carries its own loss weight.",
     )
-    cli.add_recipe_flags(parser)
+    flags.add_recipe_flags(parser)
     parser.add_argument(
         "--input",
         nargs="+",
@@ -56,48 +56,18 @@ def _parser() -> argparse.ArgumentParser:
         help="files, globs, folders, a hub dataset id, or - for standard input "
         "(default: the embedded sample)",
     )
-    parser.add_argument("--output", type=cli.path, default=Path("shards"), metavar="DIR")
+    parser.add_argument("--output", type=flags.path, default=Path("shards"), metavar="DIR")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
     parser.add_argument(
-        "--workers",
-        type=cli.positive,
-        default=cpus(),
-        metavar="N",
-        help="processes (default: all)",
-    )
-    parser.add_argument(
         "--shard-size",
-        type=cli.positive,
+        type=flags.positive,
         default=SHARD_SIZE,
         metavar="BYTES",
         help=f"of input in one shard (default: {SHARD_SIZE:,})",
     )
     parser.add_argument(
-        "--rejects", type=cli.path, metavar="FILE", help="(default: rejects.jsonl in the output)"
-    )
-    parser.add_argument(
-        "--max-reject-rate",
-        type=cli.share,
-        default=0.01,
-        metavar="R",
-        help="exit with 1 where a larger share was rejected (default: 0.01)",
-    )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the finished shards of the same build (the default)",
-    )
-    again.add_argument("--overwrite", action="store_true", help="remove what a build left there")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare the sha256 of shards that are finished, not only their size, and build those "
-        "that are damaged again",
-    )
-    parser.add_argument(
         "--row-timeout",
-        type=cli.positive,
+        type=flags.positive,
         default=ROW_TIMEOUT,
         metavar="SECONDS",
         help=f"reject a record that a worker is at for longer (default: {ROW_TIMEOUT:g})",
@@ -107,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="begin even if the disk seems too small for the shards",
     )
-    cli.add_report_flags(parser)
+    flags.add_output_flags(parser)
+    flags.add_report_flags(parser)
     return parser
 
 

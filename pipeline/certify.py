@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import cli
+from pipeline import cli, flags
 from pipeline.errors import ConfigurationError
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import certificate_key, examine, read_shipped, write_shipped
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="folders or hub ids")
     parser.add_argument(
         "--write",
-        type=cli.path,
+        type=flags.path,
         metavar="FILE",
         help="also add the certificates to this list (the package's own is "
         "pipeline/bundled/certificates.json); it holds hashes and results only",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import cli
+from pipeline import cli, flags
 from pipeline.errors import ConfigurationError, RuleError
 from pipeline.policy import PROFILES, TURNS
 from pipeline.rules import (
@@ -65,7 +65,7 @@ def _compare(args: argparse.Namespace) -> int:
         )
         found = compare(batches, old, new, policy, examples=args.examples)
     else:
-        cli.needs_tokenizer([args.on] if args.on else [], args.tokenizer)
+        flags.needs_tokenizer([args.on] if args.on else [], args.tokenizer)
         args.rules = [args.diff[0]]
         encoder = make_encoder(recipe_of(args))
         with tempfile.TemporaryDirectory(prefix="weighted-shards-") as spool:
@@ -162,13 +162,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the folder of a finished build, or conversations (default: the embedded sample)",
     )
     diff.add_argument(
-        "--rows", type=cli.positive, default=10_000, metavar="N", help="at most (default: 10000)"
+        "--rows", type=flags.positive, default=10_000, metavar="N", help="at most (default: 10000)"
     )
     diff.add_argument(
-        "--examples", type=cli.positive, default=10, metavar="N", help="at most (default: 10)"
+        "--examples", type=flags.positive, default=10, metavar="N", help="at most (default: 10)"
     )
-    cli.add_edge_flags(parser)
-    cli.add_render_flags(parser)
+    flags.add_edge_flags(parser)
+    flags.add_render_flags(parser)
     return parser
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.batch import Encoder, weigh_rows
+from pipeline.batch import Encoder
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.lineage import not_kept, read_finished, require_digest
 from pipeline.policy import Policy
@@ -22,6 +22,7 @@ from pipeline.source.record import decode
 from pipeline.stored import recipe_of_manifest
 from pipeline.tokens import Encoded, EncodeFailure
 from pipeline.tokens.encoded import select_rows
+from pipeline.weighing import weigh_rows
 from pipeline.weights import IGNORED
 
 _CONTEXT = 24  # characters on each side of a changed span

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -189,14 +189,26 @@ def _tokens(
     zeros = live & ~weighing & ~first
     if not counting:
         tell("labels", zeros, at, lambda t: f"labels: {labels[t]}, but loss_scale is 0")
-    targets, trained = row_sums(live, firsts), row_sums(weighing, firsts)
+    trained = row_sums(weighing, firsts)
     tell("untrained", trained == 0, place, lambda _: "loss_scale: no token trains")
-    whole = np.where(finite, weights, np.float32(0))
-    sums, heft = row_sums(whole, firsts), row_sums(np.abs(whole), firsts)
-    expected = {"length": np.diff(firsts), "num_target_tokens": targets}
-    for name, counted in expected.items():
+    sums = _summed(table, firsts, live, np.where(finite, weights, np.float32(0)), place, findings)
+    return replace(sums, counted_zeros=int(zeros.sum()))
+
+
+def _summed(
+    table: pa.Table,
+    firsts: Int64s,
+    live: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.float32],
+    place: Place,
+    findings: Findings,
+) -> Sums:
+    """The columns with one number a row, held against the lists that they sum up."""
+    targets = row_sums(live, firsts)
+    sums, heft = row_sums(weights, firsts), row_sums(np.abs(weights), firsts)
+    for name, counted in (("length", np.diff(firsts)), ("num_target_tokens", targets)):
         told = _integers(table, name)
-        tell(
+        findings.add_rows(
             "lengths",
             told != counted,
             place,
@@ -207,7 +219,7 @@ def _tokens(
     stored = np.asarray(numbers(pa.concat_arrays(table["weight_sum"].chunks)), np.float64)
     # `not <=`, so that a NaN is a fault too.
     off = ~(np.abs(stored - sums) <= _ROUNDING * np.abs(sums) + _ORDER * heft)
-    tell(
+    findings.add_rows(
         "lengths",
         off,
         place,
@@ -215,11 +227,11 @@ def _tokens(
     )
     return Sums(
         rows=table.num_rows,
-        tokens=len(ids),
-        targets=int(live.sum()),
+        tokens=int(firsts[-1]),
+        targets=int(targets.sum()),
         weight_sum=float(sums.sum()),
         heft=float(heft.sum()),
-        counted_zeros=int(zeros.sum()),
+        counted_zeros=0,
     )
 
 

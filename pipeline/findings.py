@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.terminal import printable
+
 SHOWN = 20  # faults of one kind; the others are counted
 REBUILD = "build it again"
 _LONGEST = 300  # characters of a fact: it may quote a damaged file
@@ -25,7 +27,7 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{printable(self.place)}: {printable(self.fact)}; {self.remedy}"
+        return f"{shorten(self.place)}: {shorten(self.fact)}; {self.remedy}"
 
 
 @dataclass(slots=True)
@@ -82,10 +84,6 @@ class Findings:
         return [*map(str, self.told), *more, *passed]
 
 
-def printable(text: str) -> str:
-    """One line without control characters: a damaged file must not steer a terminal or a log."""
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def shorten(text: str) -> str:
+    """One line that steers no terminal, and not a damaged file's whole text."""
+    return printable(f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text)

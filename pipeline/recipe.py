@@ -88,7 +88,7 @@ def _require_stop_tokens(tokens: Sequence[str], vocabulary: Vocabulary) -> None:
 
 
 def recipe_of(args: argparse.Namespace, *, form: str = "parquet") -> Recipe:
-    """The recipe that the flags of ``cli.add_recipe_flags`` name."""
+    """The recipe that the flags of ``flags.add_recipe_flags`` name."""
     return make_recipe(
         rules=args.rules,
         tokenizer=args.tokenizer,

@@ -15,28 +15,16 @@ from pipeline.findings import Findings
 from pipeline.ledger import Ledger
 from pipeline.manifest import NAME
 from pipeline.outline import Outline, Shard, is_number
+from pipeline.reject import Reject
 from pipeline.shards import arrow_state, file_digest
 from pipeline.source.inputs import WORK
+from pipeline.source.record import is_reject
 from pipeline.task import reject_file, sidecar
 
 _MEND = "restore the file, or build again"
 _MAKE = "run the build again, which makes it anew"
 _ABSENT = object()
 _LONGEST = 1 << 31  # bytes of one line: a reject holds one record
-
-
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of the rejects: exactly these keys."""
-
-    source: str
-    row: int
-    line: int
-    place: str
-    stage: str
-    reason: str
-    field: str
-    message: str
-    raw: str
 
 
 def check_rejects(
@@ -51,7 +39,10 @@ def check_rejects(
         for number, raw in enumerate(_lines(path), 1):
             place = f"{path}:{number}"
             try:
-                line = msgspec.json.decode(raw, type=_Line)
+                value = msgspec.json.decode(raw)
+                line = msgspec.convert(value, Reject)
+                if not is_reject(value):
+                    raise msgspec.ValidationError("it has other keys")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 findings.add("rejects", place, f"not a reject ({error})", remedy=_MEND)
                 whole = False

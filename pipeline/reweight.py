@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipeline import cli
-from pipeline.engine.crew import Crew, cpus
+from pipeline import cli, flags
+from pipeline.engine.crew import Crew
 from pipeline.policy import EDGES
 
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "shards",
-        type=cli.path,
+        type=flags.path,
         metavar="SHARDS",
         help="the folder of a finished build; before --rules",
     )
@@ -61,42 +61,15 @@ def _parser() -> argparse.ArgumentParser:
         "--edge", choices=EDGES[:-1], help="for tokens across an edge (default: the build's)"
     )
     parser.add_argument(
-        "--output", type=cli.path, required=True, metavar="DIR", help="another folder than SHARDS"
+        "--output", type=flags.path, required=True, metavar="DIR", help="another folder than SHARDS"
     )
     parser.add_argument(
         "--tokenizer",
         metavar="DIR_OR_HUB_ID",
         help="folder or hub id of the build's tokenizer (default: the embedded one)",
     )
-    parser.add_argument(
-        "--workers",
-        type=cli.positive,
-        default=cpus(),
-        metavar="N",
-        help="processes (default: all)",
-    )
-    parser.add_argument(
-        "--rejects", type=cli.path, metavar="FILE", help="(default: rejects.jsonl in the output)"
-    )
-    parser.add_argument(
-        "--max-reject-rate",
-        type=cli.share,
-        default=0.01,
-        metavar="R",
-        help="exit with 1 where a larger share is rejected (default: 0.01)",
-    )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume", action="store_true", help="go on from the finished shards (the default)"
-    )
-    again.add_argument("--overwrite", action="store_true", help="remove what lies in the output")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare the sha256 of shards that are finished, not only their size, and make those "
-        "that are damaged again",
-    )
-    cli.add_report_flags(parser)
+    flags.add_output_flags(parser)
+    flags.add_report_flags(parser)
     return parser
 
 

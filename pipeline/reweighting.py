@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch, count_weights, weigh_rows
+from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch
 from pipeline.columns import column, list_column, row_sums
 from pipeline.dataset import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
@@ -48,6 +48,7 @@ from pipeline.source.record import Record
 from pipeline.stored import recipe_of_manifest
 from pipeline.task import Complete, TaskDone, complete
 from pipeline.task import Progress as Tell
+from pipeline.weighing import count_weights, weigh_rows
 from pipeline.weights import IGNORED, Weighed
 
 _WEIGHED = ("labels", "loss_scale", "num_target_tokens", "weight_sum")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import cli
+from pipeline import cli, flags
 from pipeline.batch import Encoder
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.explanation import Explanation, explain
@@ -60,7 +60,7 @@ def _explain(args: argparse.Namespace) -> Explanation:
     if record.value is not None and {"input_ids", "loss_scale"} <= record.value.keys():
         _refuse_rendering(args)
         return explain_row(record, folder, tokenizer=args.tokenizer, rules=args.rules)
-    cli.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
+    flags.needs_tokenizer([args.input] if args.input else [], args.tokenizer)
     if args.turn is not None and args.turns != "fan_out":
         raise ConfigurationError("--turn: tells rows of one record apart; pass --turns fan_out too")
     recipe = recipe_of(args)
@@ -268,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="with --turns fan_out, the row that trains message N (default: the last row)",
     )
-    cli.add_recipe_flags(parser)
+    flags.add_recipe_flags(parser)
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page instead of printing the table"
     )

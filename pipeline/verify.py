@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.findings import printable
+from pipeline.findings import shorten
 from pipeline.redaction import redact
 from pipeline.verification import Verified, verify_output
 
@@ -62,7 +62,7 @@ def _summary(verified: Verified) -> str:
         ("inputs", asked),
         ("seconds", f"{verified.seconds:.1f}"),
     ]
-    return "\n".join(f"{name:<8}  {printable(value)}" for name, value in lines)
+    return "\n".join(f"{name:<8}  {shorten(value)}" for name, value in lines)
 
 
 def _as_json(verified: Verified) -> str:

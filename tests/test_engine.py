@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,7 @@ class PretendedJob:
     exhausting: frozenset[tuple[int, int]] = frozenset()
     pause: float = 0.0
     broken: str = ""
+    slow: tuple[int, int] = (-1, -1)
     chance: tuple[str, int, int] = ("", 0, 0)
 
     def begin(self) -> Complete:
@@ -60,7 +62,7 @@ class PretendedJob:
         return TaskDone(order.task.index, "", RECORDS, 0, "", "", counts, "")
 
     def _meet(self, task: int, row: int) -> None:
-        time.sleep(self.pause)
+        time.sleep(5 if (task, row) == self.slow else self.pause)
         if (task, row) in self.killing:
             os.kill(os.getpid(), signal.SIGKILL)
         if (task, row) in self.hanging:
@@ -142,6 +144,33 @@ def test_a_worker_that_dies_at_no_record_ends_the_build_with_a_reason() -> None:
         BuildError, match=r"task 0: its worker died \(signal SIGKILL\), 5 times, at no record"
     ):
         run(PretendedJob(broken="at rest"), 1)
+
+
+def test_a_coordinator_that_was_stopped_takes_no_record_for_hanging(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped and continued (a laptop that slept, a paused container): its clock has jumped."""
+    looks = [0]
+
+    def clock() -> float:
+        looks[0] += 1
+        return time.monotonic() + (1000 if looks[0] > 6 else 0)
+
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=clock))
+    replaced: list[str] = []
+    job = PretendedJob(slow=(0, 25))
+    with Crew(1) as crew:
+        done = local.run(
+            tasks(1),
+            job,
+            crew=crew,
+            progress=lambda _: None,
+            row_timeout=60.0,
+            replaced=replaced.append,
+        )
+        assert [d.counts["left out"] for d in done] == [""]
+    assert looks[0] > 8
+    assert replaced == []
 
 
 def test_what_a_task_raises_is_raised() -> None:

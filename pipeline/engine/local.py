@@ -92,9 +92,10 @@ def run(
                         post.attempt.acquit()
                         waiting.appendleft(post.attempt)
             before, looked = looked, time.monotonic()
-            # A coordinator that was stopped itself knows nothing of its workers' pace.
-            patient = looked - before > _PAUSED
-            for post in [] if patient else _hung(posts.values(), looked, row_timeout):
+            if looked - before > _PAUSED:  # we were stopped ourselves, and perhaps they too
+                for post in posts.values():
+                    post.since = looked
+            for post in _hung(posts.values(), looked, row_timeout):
                 del posts[post.worker.pipe]
                 crew.dismiss(post.worker)
                 failure = Failure(hung=True, told=f"took over {row_timeout:g} s at it")
