@@ -42,7 +42,7 @@ def check_rejects(
                 value = msgspec.json.decode(raw)
                 line = msgspec.convert(value, Reject)
                 if not is_reject(value):
-                    raise msgspec.ValidationError("it has other keys")
+                    raise msgspec.ValidationError("it has fields that a reject has not")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 findings.add("rejects", place, f"not a reject ({error})", remedy=_MEND)
                 whole = False

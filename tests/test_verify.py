@@ -427,7 +427,7 @@ def test_a_row_that_is_a_reject_too_is_found(yard: Yard, tmp_path: Path) -> None
     ("change", "fact"),
     [
         (lambda line: line.pop("raw"), "not a reject (Object missing required field `raw`)"),
-        (lambda line: line.update(extra=1), "unknown field"),
+        (lambda line: line.update(extra=1), "it has fields that a reject has not"),
         (lambda line: line.update(row="1"), "Expected `int`, got `str` - at `$.row`"),
         (lambda line: line.update(reason="other"), "1 rejects of reject.read.other, but"),
         (lambda line: line.update(source="zz"), "source: 'zz', which is no input"),
