@@ -25,14 +25,15 @@ from typing import Any
 
 from pipeline import cli, flags
 from pipeline.batch import Encoder
-from pipeline.preparation import Prepared, establish
+from pipeline.building import make_encoder
+from pipeline.preparation import establish
 from pipeline.recipe import BUNDLED, recipe_of
+from pipeline.rows import Prepared
 from pipeline.rules import Talk
 from pipeline.schema import read_conversation
 from pipeline.shards import open_shard
 from pipeline.source import read, survey
 from pipeline.source.record import Record, decode
-from pipeline.task import make_encoder
 from pipeline.tokens.certificate import find_certificate
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,9 +17,10 @@ from pipeline.columns import list_column, row_sums
 from pipeline.errors import InputError, RecordError
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
-from pipeline.preparation import Preparation, Prepared
+from pipeline.preparation import Preparation
 from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
+from pipeline.rows import NOTHING_TO_TRAIN, Counts, EncodedBatch, Prepared
 from pipeline.rules import RuleSet
 from pipeline.scales import cut_regions, scale_template
 from pipeline.schema import read_conversation
@@ -30,23 +30,11 @@ from pipeline.source.record import Record, decode
 from pipeline.template import Template
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import select_rows
-from pipeline.weighing import Counts, count_weights, weigh_rows
+from pipeline.weighing import count_weights, weigh_rows
 from pipeline.weights import IGNORED, Weighed
 
 _GROUP = 1 << 22  # characters
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
-NOTHING_TO_TRAIN = RecordError(
-    "weigh", "nothing_to_train", "no token of it carries loss; drop the record or change the rules"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """Rows in the records' order, the rejects, and what happened (dotted names to numbers)."""
-
-    rows: pa.RecordBatch
-    rejects: list[Reject]
-    counts: Counts
 
 
 class Encoder:

@@ -25,7 +25,7 @@ from pipeline.redaction import redact
 from pipeline.terminal import harmless
 
 if TYPE_CHECKING:
-    from pipeline.dataset import Built
+    from pipeline.built import Built
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -52,6 +52,8 @@ class _Parser(argparse.ArgumentParser):
 def leave(main: Main) -> NoReturn:
     """Runs *main* on the command line and exits; no error but a bug shows a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    # numpy would start a thread a core for linear algebra, which no command does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_standard_files()
     code = run(main, None)
     _give_up_unwritten()
@@ -187,7 +189,7 @@ def logging_to_stderr(level: str | None, *, quiet: bool) -> Iterator[None]:
 
 def report(built: Built, output: Path, *, allowed: float, as_json: bool, quiet: bool) -> int:
     """Prints the summary; exit code 1 where more than *allowed* of the records was rejected."""
-    from pipeline.dataset import require_few_rejects
+    from pipeline.built import require_few_rejects
     from pipeline.summary import summarize, summarize_as_json
 
     error = ""

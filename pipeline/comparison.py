@@ -11,15 +11,15 @@ import numpy as np
 
 from pipeline.batch import Encoder
 from pipeline.errors import ConfigurationError, RecordError
-from pipeline.lineage import not_kept, read_finished, require_digest
+from pipeline.lineage import not_kept, read_finished, recipe_of_manifest, require_digest
 from pipeline.policy import Policy
-from pipeline.preparation import Prepared, require_turns
+from pipeline.recipe import require_turns
 from pipeline.restoration import Restoration
+from pipeline.rows import Prepared
 from pipeline.rules import RuleSet, Talk
 from pipeline.shards import SCHEMA, read_groups
 from pipeline.source import read, survey
 from pipeline.source.record import decode
-from pipeline.stored import recipe_of_manifest
 from pipeline.tokens import Encoded, EncodeFailure
 from pipeline.tokens.encoded import select_rows
 from pipeline.weighing import weigh_rows

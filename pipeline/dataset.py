@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.building import BuildJob
+from pipeline.built import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
-from pipeline.errors import BuildError, ConfigurationError, EngineMismatch, InputError
+from pipeline.errors import ConfigurationError, EngineMismatch, InputError
 from pipeline.lock import locked
-from pipeline.manifest import Manifest, make_manifest
-from pipeline.order import Step
+from pipeline.manifest import make_manifest
 from pipeline.output import (
     SPOOL,
     Opened,
@@ -33,22 +33,11 @@ from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.source import survey
 from pipeline.source.inputs import WORK
-from pipeline.summary import Timing
-from pipeline.task import BuildJob, TaskDone
+from pipeline.task import TaskDone
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
 
 _LOG = logging.getLogger(__name__)
-_SHOWN = ("conversations", "tokens", "rejects")
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A finished build: its manifest, where the rejects went, and how long it took."""
-
-    manifest: Manifest
-    rejects: Path
-    timing: Timing
 
 
 def build_dataset(
@@ -80,7 +69,7 @@ def build_dataset(
         raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
     require_rejects(rejects, output)
     prepare_output(output)
-    with locked(output), hire(workers) as crew:
+    with locked(output), hire(workers, BuildJob.__module__) as crew:
         with progress.stage("reading the inputs"):
             spool = output / WORK / SPOOL
             sources = survey(inputs, spool=spool, piece_bytes=piece_size(shard_size))
@@ -103,29 +92,6 @@ def build_dataset(
             manifest = make_manifest(plan, recipe, done, _told(certificate))
             finish_output(output, plan, manifest, rejects)
     return Built(manifest, rejects, timed(started, done, made, losses))
-
-
-def require_few_rejects(built: Built, *, allowed: float) -> None:
-    """BuildError where more than that share of the conversations was rejected."""
-    counts = built.manifest.counts
-    rejected, conversations = counts.get("rejects", 0), counts.get("conversations", 0)
-    if rejected > allowed * conversations:
-        raise BuildError(
-            f"{built.rejects}: {rejected:,} of {conversations:,} conversations were rejected "
-            f"({rejected / conversations:.2%}), more than {allowed:.2%}; the shards are whole "
-            "without them: mend the records, or allow more with --max-reject-rate"
-        )
-
-
-@dataclass(slots=True)
-class Losses:
-    """Counts the workers that were replaced, and logs each."""
-
-    count: int = 0
-
-    def __call__(self, told: str) -> None:
-        self.count += 1
-        _LOG.warning("%s", told)
 
 
 def _told(certificate: Certificate) -> dict[str, Any]:
@@ -179,23 +145,3 @@ class _Run:
                 replaced=self.losses,
             )
             return list(made)
-
-
-def progress_of(done: Iterable[TaskDone]) -> Step:
-    """What finished tasks are worth."""
-    counts: Counter[str] = Counter()
-    for d in done:
-        counts.update({name: d.counts.get(name, 0) for name in _SHOWN})
-    return Step(*(counts[name] for name in _SHOWN))
-
-
-def tell_kept(opened: Opened, plan: Plan) -> None:
-    """Logs what an earlier run has finished."""
-    if opened.done:
-        _LOG.info("%d of %d shards were finished before", len(opened.done), len(plan.tasks))
-
-
-def timed(started: float, done: list[TaskDone], made: list[TaskDone], losses: Losses) -> Timing:
-    """How a run went that began at *started* and made *made* of what is *done* now."""
-    tokens = sum(d.counts.get("tokens", 0) for d in made)
-    return Timing(time.monotonic() - started, tokens, len(done) - len(made), losses.count)

@@ -6,8 +6,9 @@ cost: most of the time of reweighting would be theirs.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.columns import flat_column, numbers
-from pipeline.edges import CharacterSpans
+from pipeline.edges import BytePositions, CharacterSpans
 from pipeline.regions import Turn
-from pipeline.rules.matching import Piece
+from pipeline.rules.scan import Said
 from pipeline.scales import Scale
 from pipeline.spans import Span
 
@@ -110,12 +111,18 @@ class Regions:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Spans of turns: turn t has ``spans[edges[t]:edges[t + 1]]``, in arrays too."""
+    """Spans of turns: those of turn t are ``edges[t]`` up to ``edges[t + 1]``."""
 
     start: Int64s
     end: Int64s
-    spans: list[Span]
     edges: list[int]
+
+    def of(self, first: int, stop: int) -> Iterator[list[Span]]:
+        """The spans of each of some turns."""
+        edges = self.edges[first : stop + 1]
+        a, b = edges[0], edges[-1]
+        spans = [*map(Span, self.start[a:b].tolist(), self.end[a:b].tolist())]
+        return (spans[x - a : y - a] for x, y in itertools.pairwise(edges))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,36 +144,46 @@ class DividedTurns:
     def of(self, row: int) -> list[Turn]:
         """A row's turns, in the order of its messages; what nobody owns is none."""
         turns: list[Turn] = []
-        (ranges, a), (outputs, b) = (
-            (joined.spans, joined.edges) for joined in (self.ranges, self.outputs)
-        )
-        for t in range(self.firsts[row], self.firsts[row + 1]):
+        first, stop = self.firsts[row], self.firsts[row + 1]
+        mine = zip(self.ranges.of(first, stop), self.outputs.of(first, stop), strict=True)
+        for t, (own, said) in enumerate(mine, first):
             message = self.messages[t]
             if message >= 0:
-                own, said = ranges[a[t] : a[t + 1]], outputs[b[t] : b[t + 1]]
-                stop, called = self.stops[t], self.called[t]
+                at, called = self.stops[t], self.called[t]
                 turns.append(
-                    Turn(message, self.roles[t], own, said, stop, "", self.opened[t], called)
+                    Turn(message, self.roles[t], own, said, at, "", self.opened[t], called)
                 )
         return turns
 
-    def said(self, row: int) -> list[Piece]:
-        """`said_in` the row's turns, without making them."""
-        spans, edges, stops = self.outputs.spans, self.outputs.edges, self.stops
-        pieces: list[Piece] = []
-        for t in range(self.firsts[row], self.firsts[row + 1]):
-            stop = stops[t]
-            for start, end in spans[edges[t] : edges[t + 1]]:
-                pieces.append((self.messages[t], start, stop if start <= stop < end else end))
-        return pieces
+    def said(self, bytes_of: BytePositions) -> Said:
+        """`said_in` all turns, without making them."""
+        turns, spoken = self._spoken()
+        start, end, stop = spoken.starts, spoken.ends, np.array(self.stops, np.int64)[turns]
+        end = np.where((start <= stop) & (stop < end), stop, end)
+        messages = np.array(self.messages, np.int64)[turns]
+        return Said(
+            spoken.rows.tolist(),
+            [*zip(messages.tolist(), start.tolist(), end.tolist(), strict=True)],
+            bytes_of(spoken.rows, start).tolist(),
+            bytes_of(spoken.rows, end).tolist(),
+        )
 
     def spoken(self, *, without: Sequence[int] = ()) -> CharacterSpans:
         """All outputs but those of some rows, by row and start."""
-        turns = np.repeat(np.arange(len(self.messages)), np.diff(self.outputs.edges))
+        _, spoken = self._spoken()
+        if not without:
+            return spoken
+        kept = ~np.isin(spoken.rows, np.array(without, np.int64))
+        return CharacterSpans(spoken.rows[kept], spoken.starts[kept], spoken.ends[kept])
+
+    def _spoken(self) -> tuple[Int64s, CharacterSpans]:
+        """All outputs by row and start, and whose turn's each is."""
+        outputs = self.outputs
+        turns = np.repeat(np.arange(len(self.messages)), np.diff(outputs.edges))
         rows = np.searchsorted(np.array(self.firsts), turns, side="right") - 1
-        order = np.lexsort((self.outputs.start, rows))
-        order = order[~np.isin(rows[order], np.array(without, np.int64))]
-        return CharacterSpans(rows[order], self.outputs.start[order], self.outputs.end[order])
+        order = np.lexsort((outputs.start, rows))
+        spans = CharacterSpans(rows[order], outputs.start[order], outputs.end[order])
+        return turns[order], spans
 
     def count(self, kept: Flags) -> dict[str, int]:
         """Of the *kept* rows: turns that train, and those of them without a stop token."""
@@ -213,5 +230,4 @@ def _joined(turn: Int64s, start: Int64s, end: Int64s, count: int) -> Joined:
     first = np.flatnonzero(begins)
     last = np.append(first[1:], len(turn))[: len(first)] - 1
     edges = np.append(0, np.cumsum(np.bincount(turn[first], minlength=count)))
-    starts, ends = start[first], end[last]
-    return Joined(starts, ends, [*map(Span, starts.tolist(), ends.tolist())], edges.tolist())
+    return Joined(start[first], end[last], edges.tolist())

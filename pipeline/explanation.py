@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from pipeline.edges import TokenSpans
 from pipeline.policy import Policy
-from pipeline.preparation import Prepared
 from pipeline.regions import TEMPLATE, Region, Turn
+from pipeline.rows import Prepared
 from pipeline.rules import Rule, RuleSet
 from pipeline.spans import Span
 from pipeline.tokens.encoded import Encoded

@@ -9,17 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pipeline import __version__
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.manifest import NAME, Manifest, make_manifest, read_manifest
 from pipeline.plan import Plan, Task
 from pipeline.policy import Policy
-from pipeline.preparation import require_turns
-from pipeline.recipe import Recipe
+from pipeline.recipe import BUNDLED, Recipe, require_turns
 from pipeline.rules import RuleSet, compose, parse_rule_file
 from pipeline.shards import file_digest
 from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone
+from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
 _VERSIONED = ("numpy", "pyarrow", "regex")  # what can change a weight
 # Counts of what trains: other rules change them.
@@ -34,6 +36,7 @@ _BY_BASE = "reject.parse.unsupported_weight"  # what only base all allows
 # Of the rows of a build, and not stored with each: unknown once other rules leave some out.
 _OF_ALL_ROWS = ("found.", "unrendered.", "rewritten_turns", "quoted_control_tokens")
 MISSING = "missing"
+_NO_DATE = "1970-01-01"  # nothing is rendered again
 
 
 def read_finished(folder: Path) -> Manifest:
@@ -62,6 +65,41 @@ def read_finished(folder: Path) -> Manifest:
                 "again, which makes such shards anew"
             )
     return manifest
+
+
+def recipe_of_manifest(manifest: Manifest, rules: RuleSet, *, tokenizer: str | None) -> Recipe:
+    """The recipe of a build, with *rules*; the *tokenizer*'s files are not in its manifest.
+
+    Raises ConfigurationError where that is another one than the build's.
+    """
+    return Recipe(
+        vocabulary=_vocabulary_of(manifest, tokenizer),
+        templates=manifest.chat_templates,
+        variables=manifest.template_variables,
+        date=_NO_DATE,
+        rules=rules,
+        schema="auto",
+        form=manifest.format,
+        policy=policy_of(manifest),
+    )
+
+
+def policy_of(manifest: Manifest) -> Policy:
+    """The policy of a build, as its manifest tells it."""
+    return msgspec.convert(manifest.parts["policy"], Policy)
+
+
+def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
+    """The tokenizer of that *name*, or the embedded one, if it is the build's."""
+    vocabulary = read_vocabulary(name or BUNDLED / "tokenizer")
+    wanted, found = manifest.parts["tokenizer"][TOKENIZER], vocabulary.digests[TOKENIZER]
+    if found == wanted:
+        return vocabulary
+    told = f"--tokenizer {name}: its" if name else "--tokenizer: missing; the embedded one's"
+    raise ConfigurationError(
+        f"{told} {TOKENIZER} is {found[:12]}..., but the shards were made with {wanted[:12]}... "
+        "(sha256); name the folder or hub id of that tokenizer"
+    )
 
 
 def require_same_ids(old: Manifest, recipe: Recipe) -> None:

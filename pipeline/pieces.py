@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.preparation import Prepared
+from pipeline.rows import Prepared
 from pipeline.spans import Span
 from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
 from pipeline.tokens.encoded import Int32, Int64, cut_text, fill_rows, join_pieces

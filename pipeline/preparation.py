@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,10 +13,12 @@ from pipeline.conversation import Conversation, Weights
 from pipeline.cuts import find_cuts
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.markers import Markers
-from pipeline.policy import TURNS, Policy
+from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, make_quotation
+from pipeline.recipe import require_turns
 from pipeline.regions import Turn
-from pipeline.rules import Claim, RuleSet, Talk
+from pipeline.rows import Prepared
+from pipeline.rules import RuleSet, Talk
 from pipeline.rules.matching import field_of
 from pipeline.sampled import (
     Place,
@@ -27,7 +28,7 @@ from pipeline.sampled import (
     spell,
     with_stops,
 )
-from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
+from pipeline.scales import find_parts, refuse_weights, scale_turns
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
@@ -39,40 +40,6 @@ from pipeline.turns import establish_turns
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once
 _NONE = Weights({}, {})
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A row as text.
-
-    ``scales`` are what its characters weigh before any rule, where that is not 1; ``quoted`` the
-    control tokens that the data spells out; ``cuts`` are where the text is tokenized apart, beside
-    the ``places`` of ids that came with the data;
-    ``counts`` what else deserves to be counted; ``fields`` the record's own that stay with the row,
-    as JSON. A ``whole`` one is no row: it tells what its conversation weighs, rendered once.
-    """
-
-    record: Record
-    text: str
-    turns: list[Turn]
-    claims: list[Claim]
-    scales: list[Scale] = dataclasses.field(default_factory=list)
-    quoted: list[Span] = dataclasses.field(default_factory=list)
-    cuts: list[int] = dataclasses.field(default_factory=list)
-    places: Sequence[Place] = ()
-    fields: str | None = None
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    whole: bool = False
-    weights: Weights = _NONE
-    parts: Mapping[int, Sequence[Scale]] = dataclasses.field(default_factory=dict)
-
-    def rescaled(self, factor: float) -> Prepared:
-        """The same row, all of it *factor* times as heavy."""
-        row, messages = self.weights.row * factor, self.weights.messages
-        scales = scale_turns(
-            self.turns, length=len(self.text), weights=messages, parts=self.parts, row=row
-        )
-        return replace(self, scales=scales)
 
 
 class Preparation:
@@ -424,17 +391,3 @@ def _unrendered(conversation: Conversation, turns: Sequence[Turn], text: str) ->
         and isinstance(message.get("content"), str)
         and message["content"].strip() not in text
     ]
-
-
-def require_turns(policy: Policy, rules: RuleSet) -> None:
-    """Raises ConfigurationError where rows of one turn each leave the rules' base no meaning."""
-    if rules.base == "assistant" or policy.turns == TURNS[0]:
-        return
-    if rules.base == "last_turn" and policy.turns == "last_turn":
-        return
-    base = "all text of each row" if rules.base == "all" else "the last turn only"
-    remedy = "use as_rendered" if rules.base == "all" else "use last_turn, or as_rendered"
-    raise ConfigurationError(
-        f"--turns {policy.turns}: makes rows of parts of a talk, and the rules' base is {base}; "
-        f"{remedy}"
-    )

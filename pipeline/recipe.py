@@ -7,12 +7,11 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigurationError, TemplateError
-from pipeline.policy import Policy
+from pipeline.policy import TURNS, Policy
 from pipeline.rules import RuleSet, load_rules
-from pipeline.template import Template
 from pipeline.tokens.vocabulary import (
     TOKENIZER,
     Vocabulary,
@@ -20,6 +19,9 @@ from pipeline.tokens.vocabulary import (
     read_definition,
     read_vocabulary,
 )
+
+if TYPE_CHECKING:
+    from pipeline.template import Template
 
 _SHOWN = 12  # tokens in a message
 BUNDLED = Path(__file__).parent / "bundled"
@@ -124,6 +126,8 @@ def load_template(
     today: datetime.date | None = None,
 ) -> Template:
     """The tokenizer's chat template, or a file's, or the one of that name; the day is today's."""
+    from pipeline.template import Template  # slow to import, and reweighting needs none
+
     return Template(
         _templates(vocabulary, chat_template)["default"],
         variables={**vocabulary.special_tokens, **(variables or {})},
@@ -148,3 +152,17 @@ def _templates(vocabulary: Vocabulary, chosen: str | None) -> dict[str, str]:
             f"--chat-template {chosen}: cannot be read: {error}; give a UTF-8 Jinja file, or the "
             f"name of one of the tokenizer's templates ({named})"
         ) from error
+
+
+def require_turns(policy: Policy, rules: RuleSet) -> None:
+    """Raises ConfigurationError where rows of one turn each leave the rules' base no meaning."""
+    if rules.base == "assistant" or policy.turns == TURNS[0]:
+        return
+    if rules.base == "last_turn" and policy.turns == "last_turn":
+        return
+    base = "all text of each row" if rules.base == "all" else "the last turn only"
+    remedy = "use as_rendered" if rules.base == "all" else "use last_turn, or as_rendered"
+    raise ConfigurationError(
+        f"--turns {policy.turns}: makes rows of parts of a talk, and the rules' base is {base}; "
+        f"{remedy}"
+    )

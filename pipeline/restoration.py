@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pipeline.columns import flat_column, numbers
 from pipeline.divided import DividedTurns, read_regions
 from pipeline.errors import InputError, RecordError
 from pipeline.policy import Policy
-from pipeline.preparation import Prepared
+from pipeline.rows import Prepared
 from pipeline.rules import RuleSet, Talk
 from pipeline.scales import Scale
 from pipeline.source.record import Record
@@ -29,11 +29,30 @@ from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 _NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
 
 
+class _Records(Sequence[Record]):
+    """Where the rows of a table come from; made when asked for, as most are not."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._sources, self._rows = table["source"], table["row"]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return Record(self._sources[index].as_py(), self._rows[index].as_py(), line=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Restored:
     """The rows of one table, in its order."""
 
-    records: list[Record]
+    records: Sequence[Record]
     texts: list[str]
     encoded: Encoded
     turns: DividedTurns
@@ -70,12 +89,7 @@ class Restoration:
 
     def restore(self, table: pa.Table) -> Restored:
         """*table* has the columns of ``shards.SCHEMA``. InputError names a row that is damaged."""
-        records = [
-            Record(source, row, line=0)
-            for source, row in zip(
-                table["source"].to_pylist(), table["row"].to_pylist(), strict=True
-            )
-        ]
+        records = _Records(table)
         firsts, values = flat_column(table["input_ids"])
         encoded, raws = self._spell(numbers(values), firsts, table["text"], records)
         texts = list(_decode(raws, records))
@@ -139,11 +153,11 @@ class Restoration:
 
 
 def _decode(raws: Sequence[bytes], records: Sequence[Record]) -> Iterator[str]:
-    for raw, record in zip(raws, records, strict=True):
+    for row, raw in enumerate(raws):
         try:
             yield raw.decode()
         except UnicodeDecodeError as error:
-            raise _damaged(record, f"its ids spell no text ({error.reason})") from error
+            raise _damaged(records[row], f"its ids spell no text ({error.reason})") from error
 
 
 def _damaged(record: Record, fact: str) -> InputError:

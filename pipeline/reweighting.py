@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from pipeline.batch import NOTHING_TO_TRAIN, EncodedBatch
-from pipeline.columns import column, list_column, row_sums
-from pipeline.dataset import Built, Losses, progress_of, tell_kept, timed
+from pipeline.built import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
-from pipeline.errors import ConfigurationError, RecordError
+from pipeline.errors import ConfigurationError
 from pipeline.lineage import (
     plan_reweighting,
     read_finished,
-    require_digest,
+    recipe_of_manifest,
     require_same_ids,
     succeed,
 )
 from pipeline.lock import locked
-from pipeline.order import Order, Watch
 from pipeline.output import (
     discard_results,
     finish_output,
@@ -36,23 +27,9 @@ from pipeline.output import (
     prepare_output,
     require_rejects,
 )
-from pipeline.policy import Policy
-from pipeline.preparation import Prepared
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe
-from pipeline.reject import reject
-from pipeline.restoration import Restoration
-from pipeline.rules import RuleSet, load_rules
-from pipeline.shards import SCHEMA, read_groups
-from pipeline.source.record import Record
-from pipeline.stored import recipe_of_manifest
-from pipeline.task import Complete, TaskDone, complete
-from pipeline.task import Progress as Tell
-from pipeline.weighing import count_weights, weigh_rows
-from pipeline.weights import IGNORED, Weighed
-
-_WEIGHED = ("labels", "loss_scale", "num_target_tokens", "weight_sum")
-_KEPT = [name for name in SCHEMA.names if name not in _WEIGHED]
+from pipeline.reweighing import ReweightJob
+from pipeline.rules import load_rules
 
 
 def reweight_dataset(
@@ -90,7 +67,7 @@ def reweight_dataset(
     prepare_output(output)
     plan = plan_reweighting(old, recipe)
     job = ReweightJob(recipe, shards, tuple(old.shards), output, plan.fingerprint)
-    with locked(output), hire(workers) as crew:
+    with locked(output), hire(workers, ReweightJob.__module__) as crew:
         if overwrite:
             discard_results(output)
         opened = open_output(output, plan, verify=verify)
@@ -103,116 +80,3 @@ def reweight_dataset(
             manifest = succeed(old, plan, recipe, done)
             finish_output(output, plan, manifest, rejects)
     return Built(manifest, rejects, timed(started, done, made, losses))
-
-
-@dataclass(frozen=True, slots=True)
-class ReweightJob:
-    """Shards from shards: task *i* is the one that the manifest tells in ``shards[i]``."""
-
-    recipe: Recipe
-    folder: Path
-    shards: tuple[Mapping[str, Any], ...]
-    output: Path
-    fingerprint: str
-
-    def begin(self) -> Complete:
-        """No engine is loaded: ids are spelled out by a table."""
-        # Nothing here makes cycles, and its look at a row group's tuples cost a sixth of the time.
-        gc.disable()
-        restoration = Restoration(self.recipe.vocabulary)
-
-        def reweight(order: Order, watch: Watch, progress: Tell) -> TaskDone:  # noqa: ARG001 - rows come a million tokens at a time: none is at fault alone
-            return complete(
-                order.task,
-                self._batches(self.shards[order.task.index], restoration),
-                output=self.output,
-                form=self.recipe.form,
-                fingerprint=self.fingerprint,
-                progress=progress,
-            )
-
-        return reweight
-
-    def _batches(
-        self, shard: Mapping[str, Any], restoration: Restoration
-    ) -> Iterator[EncodedBatch]:
-        """Row group by row group; BuildError where the file is not what the manifest says."""
-        path = require_digest(self.folder, shard)
-        for table in read_groups(path, self.recipe.form, _KEPT):
-            yield reweigh(table, self.recipe.rules, self.recipe.policy, restoration)
-
-
-def _key(record: Record) -> tuple[str, int]:
-    return record.source, record.row
-
-
-def reweigh(
-    table: pa.Table, rules: RuleSet, policy: Policy, restoration: Restoration
-) -> EncodedBatch:
-    """The rows of *table* as *rules* weigh them; one that would train nothing becomes a reject."""
-    restored = restoration.restore(table)
-    encoded = restored.encoded
-    prepared: list[Prepared] = []
-    left_out: dict[int, RecordError] = {}
-    able = rules.narrowed(encoded.text.tobytes())
-    simple = able.plain  # then no turns need be made
-    for row, record in enumerate(restored.records):
-        text, scales = restored.texts[row], restored.scales[row]
-        try:
-            if simple:
-                claims = able.claims_said(text, partial(restored.turns.said, row))
-                prepared.append(Prepared(record, text, [], claims, scales))
-            else:
-                prepared.append(restored.prepare(row, able, policy))
-        except RecordError as error:
-            left_out[row] = error
-            prepared.append(Prepared(record, text, [], []))
-    # A conversation in several rows is kept or left out as one.
-    bad = {_key(restored.records[row]): error for row, error in left_out.items()}
-    for row, record in enumerate(restored.records if bad else ()):
-        if _key(record) in bad:
-            left_out[row] = bad[_key(record)]
-            prepared[row] = Prepared(record, restored.texts[row], [], [])
-    outputs = restored.turns.spoken(without=list(left_out))
-    weighed = weigh_rows(prepared, encoded, rules, policy, outputs=outputs)
-    targets = row_sums(weighed.labels != IGNORED, encoded.firsts)
-    weighted = row_sums(weighed.loss_scale != 0, encoded.firsts)
-    weighted[list(left_out)] = 0  # base all would weigh what it has no claims of
-    kept = weighted > 0
-    # A conversation in several rows is one reject, where none of them trains.
-    untrained = np.flatnonzero(~kept).tolist()
-    trained = np.flatnonzero(kept).tolist() if untrained else []
-    training = {_key(restored.records[row]) for row in trained}
-    lost = {
-        _key(restored.records[row]): row
-        for row in untrained[::-1]
-        if row in left_out or _key(restored.records[row]) not in training
-    }
-    rejects = [
-        reject(restored.records[row], left_out.get(row, NOTHING_TO_TRAIN))
-        for row in sorted(lost.values())
-    ]
-    counts = count_weights(encoded, weighed, weighted, rules)
-    counts.update(restored.turns.count(kept))
-    counts["untrained_rows"] = len([r for r in untrained if _key(restored.records[r]) in training])
-    counts["conversations"] = table.num_rows
-    counts["rejects"] = len(rejects)
-    for r in rejects:
-        counts[f"reject.{r.stage}.{r.reason}"] += 1
-    batch = _replaced(table, weighed, encoded.firsts, targets)
-    return EncodedBatch(batch if kept.all() else batch.filter(pa.array(kept)), rejects, counts)
-
-
-def _replaced(table: pa.Table, weighed: Weighed, firsts: Any, targets: Any) -> pa.RecordBatch:
-    """The table's columns, those that rules decide made anew."""
-    columns = {
-        "labels": list_column(firsts, weighed.labels),
-        "loss_scale": list_column(firsts, weighed.loss_scale),
-        "num_target_tokens": column(targets.astype(np.int32)),
-        "weight_sum": column(row_sums(weighed.loss_scale, firsts).astype(np.float32)),
-    }
-    arrays = [
-        columns[name] if name in _WEIGHED else pa.concat_arrays(table[name].chunks)
-        for name in SCHEMA.names
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,9 @@ from pipeline.conversation import Conversation, SampledContent, Weights
 from pipeline.errors import RecordError
 from pipeline.regions import TEMPLATE, Region, Turn
 from pipeline.spans import Span, subtract
-from pipeline.template import Rendered
+
+if TYPE_CHECKING:  # slow to import, and reweighting needs none
+    from pipeline.template import Rendered
 
 
 class Scale(NamedTuple):

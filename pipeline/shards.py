@@ -120,6 +120,8 @@ def open_shard(path: Path, form: str, *, temporary: Path) -> Iterator[ShardWrite
             compression="zstd",
             compression_level=3,
             use_dictionary=["source", "spans.list.element.role", "spans.list.element.region"],
+            # Least and greatest of a column of lists help no reader, and took 3 ns a token.
+            write_statistics=[f.name for f in SCHEMA if not pa.types.is_list(f.type)],
         )
     else:
         sink = pa.ipc.new_stream(str(temporary), SCHEMA)

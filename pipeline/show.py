@@ -12,20 +12,20 @@ from pathlib import Path
 
 from pipeline import cli, flags
 from pipeline.batch import Encoder
+from pipeline.building import make_encoder
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.explanation import Explanation, explain
 from pipeline.manifest import read_manifest
 from pipeline.page import make_page, visible, width
 from pipeline.policy import PROFILES, TURNS, UNSURE
-from pipeline.preparation import Prepared
 from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.regions import divide
 from pipeline.reject import reject
+from pipeline.rows import Prepared
 from pipeline.scales import cut_regions
 from pipeline.source import read, survey
 from pipeline.source.record import Piece, Record
 from pipeline.stored import explain_row
-from pipeline.task import make_encoder
 from pipeline.tokens import EncodeFailure
 from pipeline.tokens.encoded import select_rows
 

@@ -11,23 +11,19 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.batch import Encoder
-from pipeline.errors import BuildError, ConfigurationError, InputError, RecordError
+from pipeline.building import make_encoder
+from pipeline.errors import BuildError, InputError, RecordError
 from pipeline.explanation import Explanation, explain
-from pipeline.lineage import not_kept
+from pipeline.lineage import not_kept, recipe_of_manifest
 from pipeline.manifest import NAME, Manifest, read_manifest
 from pipeline.policy import Policy
-from pipeline.preparation import Prepared
-from pipeline.recipe import BUNDLED, Recipe
 from pipeline.regions import Region
 from pipeline.reject import reject
 from pipeline.restoration import Restoration, Restored
+from pipeline.rows import Prepared
 from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
 from pipeline.shards import SCHEMA
 from pipeline.source.record import Record, decode
-from pipeline.task import make_encoder
-from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
-
-_NO_DATE = "1970-01-01"  # nothing is rendered again
 
 
 class _StoredSpan(msgspec.Struct):
@@ -115,41 +111,6 @@ def _rules_of(manifest: Manifest, folder: Path) -> RuleSet:
     return compose(
         parse_rule_file(text, place=f"{folder / NAME}: rules.{name}", name=name)
         for name, text in manifest.rules.items()
-    )
-
-
-def recipe_of_manifest(manifest: Manifest, rules: RuleSet, *, tokenizer: str | None) -> Recipe:
-    """The recipe of a build, with *rules*; the *tokenizer*'s files are not in its manifest.
-
-    Raises ConfigurationError where that is another one than the build's.
-    """
-    return Recipe(
-        vocabulary=_vocabulary_of(manifest, tokenizer),
-        templates=manifest.chat_templates,
-        variables=manifest.template_variables,
-        date=_NO_DATE,
-        rules=rules,
-        schema="auto",
-        form=manifest.format,
-        policy=policy_of(manifest),
-    )
-
-
-def policy_of(manifest: Manifest) -> Policy:
-    """The policy of a build, as its manifest tells it."""
-    return msgspec.convert(manifest.parts["policy"], Policy)
-
-
-def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
-    """The tokenizer of that *name*, or the embedded one, if it is the build's."""
-    vocabulary = read_vocabulary(name or BUNDLED / "tokenizer")
-    wanted, found = manifest.parts["tokenizer"][TOKENIZER], vocabulary.digests[TOKENIZER]
-    if found == wanted:
-        return vocabulary
-    told = f"--tokenizer {name}: its" if name else "--tokenizer: missing; the embedded one's"
-    raise ConfigurationError(
-        f"{told} {TOKENIZER} is {found[:12]}..., but the shards were made with {wanted[:12]}... "
-        "(sha256); name the folder or hub id of that tokenizer"
     )
 
 

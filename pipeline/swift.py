@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.conversation import Conversation
 from pipeline.regions import Turn
 from pipeline.rules import Claim, RuleSet
-from pipeline.sampled import Place
 from pipeline.spans import Span, subtract
 from pipeline.tokens import Encoded
 from pipeline.weights import IGNORED, Weighed
+
+if TYPE_CHECKING:  # slow to import, and reweighting needs none
+    from pipeline.sampled import Place
 
 _NUMBERS = ("weight", "loss_scale")
 _SWITCHES = ("train", "loss")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.batch import EncodedBatch, Encoder
-from pipeline.order import Order, Rows, Step, Watch
+from pipeline.order import Order, Step, Watch
 from pipeline.plan import Task
-from pipeline.recipe import Recipe
+from pipeline.rows import EncodedBatch
 from pipeline.shards import file_digest, open_shard, put_file, shard_name, write_json
-from pipeline.source import Record, read_together
 from pipeline.source.inputs import WORK
-from pipeline.template import Template
-from pipeline.tokens import Certificate, load_tokenizer
 
 Progress = Callable[[Step], None]
 # The shard of an order; None where it is for some of the records only.
@@ -31,69 +25,6 @@ class Job(Protocol):
     def begin(self) -> Complete:
         """What does one task after another; a worker calls it once, to load what takes long."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class BuildJob:
-    """Shards from conversations."""
-
-    recipe: Recipe
-    certificate: Certificate
-    output: Path
-    fingerprint: str
-
-    def begin(self) -> Complete:
-        """Loads the tokenizer and the templates."""
-        encoder = make_encoder(self.recipe, self.certificate)
-
-        def build(order: Order, watch: Watch, progress: Progress) -> TaskDone | None:
-            if order.only is not None:
-                try_rows(order.task, order.only, encoder, watch)
-                return None
-            return complete(
-                order.task,
-                encode_task(order, encoder, watch),
-                output=self.output,
-                form=self.recipe.form,
-                fingerprint=self.fingerprint,
-                progress=progress,
-            )
-
-        return build
-
-
-def encode_task(order: Order, encoder: Encoder, watch: Watch) -> Iterator[EncodedBatch]:
-    """The task's records, batch by batch; what is left out becomes a reject unread."""
-    errors = {out.row: out.error for out in order.left_out}
-    for first, records in _batches(order.task):
-        kept = records
-        if errors:
-            kept = [
-                replace(record, fault=errors.get(row, record.fault))
-                for row, record in enumerate(records, first)
-            ]
-        encoded = encoder.encode(kept, at=partial(watch.at, first))
-        watch.rest()
-        yield encoded
-
-
-def try_rows(task: Task, rows: Rows, encoder: Encoder, watch: Watch) -> None:
-    """Encodes some of the task's records and forgets them: whether they can be is the question."""
-    tried: list[Record] = []
-    for first, records in _batches(task):
-        if first >= rows.stop:
-            break
-        tried += records[max(rows.first - first, 0) : rows.stop - first]
-    encoder.encode(tried, at=partial(watch.at, rows.first))
-    watch.rest()
-
-
-def _batches(task: Task) -> Iterator[tuple[int, list[Record]]]:
-    """The records, and how many of the task there were before them."""
-    first = 0
-    for records in read_together(task.pieces):
-        yield first, records
-        first += len(records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +42,6 @@ class TaskDone:
     rejects_sha256: str
     counts: dict[str, Any]
     fingerprint: str
-
-
-def make_encoder(recipe: Recipe, certificate: Certificate | None = None) -> Encoder:
-    """Loads the tokenizer and compiles the templates; no certificate, the reference engine."""
-    templates = {
-        name: Template(
-            text,
-            variables=recipe.variables,
-            today=datetime.date.fromisoformat(recipe.date),
-            place=f"chat template {name}",
-        )
-        for name, text in recipe.templates.items()
-    }
-    return Encoder(
-        load_tokenizer(recipe.vocabulary, certificate=certificate),
-        templates["default"],
-        recipe.rules,
-        tool_template=templates.get("tool_use"),
-        schema=recipe.schema,
-        policy=recipe.policy,
-    )
 
 
 def sidecar(output: Path, index: int) -> Path:

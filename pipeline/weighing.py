@@ -8,33 +8,51 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.columns import row_sums
-from pipeline.edges import CharacterSpans
+from pipeline.edges import BytePositions, CharacterSpans
 from pipeline.policy import Policy
-from pipeline.preparation import Prepared
-from pipeline.rules import RuleSet
+from pipeline.regions import Turn
+from pipeline.rows import Counts
+from pipeline.rules import Claim, RuleSet
+from pipeline.scales import Scale
 from pipeline.swift import settle_stops
 from pipeline.tokens import Encoded
 from pipeline.weights import IGNORED, Claimed, Weighed, weigh
 
-Counts: TypeAlias = "Counter[str]"
+
+class Row(Protocol):
+    """A row as text, with what rules claim of it and what it weighs before them."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def turns(self) -> Sequence[Turn]: ...
+
+    @property
+    def claims(self) -> Sequence[Claim]: ...
+
+    @property
+    def scales(self) -> Sequence[Scale]: ...
 
 
 def weigh_rows(
-    prepared: Sequence[Prepared],
+    prepared: Sequence[Row],
     encoded: Encoded,
     rules: RuleSet,
     policy: Policy,
     *,
     outputs: CharacterSpans | None = None,
+    bytes_of: BytePositions | None = None,
 ) -> Weighed:
     """Labels and weights of the batch; claims are in the order of ``rules.rules``.
 
-    *outputs* are those of the rows' turns, where the turns themselves are not at hand.
+    *outputs* are those of the rows' turns, where the turns themselves are not at hand; *bytes_of*
+    are the batch's, where they are at hand.
     """
     claims: list[list[tuple[int, int, int]]] = [[] for _ in rules.rules]
     for row, p in enumerate(prepared):
@@ -66,6 +84,7 @@ def weigh_rows(
         scales=_character_spans([scale[:3] for scale in scales]),
         scale_weights=np.array([scale[3] for scale in scales], np.float32),
         everything=everything,
+        bytes_of=bytes_of,
     )
     if policy.swift:
         rows = [(p.text, p.turns) for p in prepared]

@@ -63,18 +63,20 @@ def weigh(
     scales: CharacterSpans | None = None,
     scale_weights: Float32s | None = None,
     everything: bool = False,
+    bytes_of: BytePositions | None = None,
 ) -> Weighed:
     """Outputs weigh 1 or what *scales* give them, the rest 0; each rule multiplies what it claims.
 
     ``scale_weights[i]`` is the weight of span *i* of *scales*. With *everything*, all tokens are
-    outputs. Products are float32, taken in the order of *claims*. A label is live where the weight
-    is not 0, or would not be but for zeros of claims that ``count``.
+    outputs. *bytes_of* are the batch's, where they are at hand. Products are float32, taken in the
+    order of *claims*. A label is live where the weight is not 0, or would not be but for zeros of
+    claims that ``count``.
 
     The first token of a row has no prediction and never carries loss: a trainer that shifts
     weights over concatenated rows would give it to the neighbour. Raises ValueError for an edge
     that is not one of EDGES.
     """
-    bytes_of = BytePositions(encoded, texts)
+    bytes_of = bytes_of or BytePositions(encoded, texts)
     tokens = len(encoded.ids)
     spoken = _all_tokens(encoded) if everything else _outputs(touch(encoded, bytes_of, outputs))
     scale = _paint(tokens, spoken, np.float32(1), np.float32(0))

@@ -17,10 +17,10 @@ import pytest
 
 from pipeline import build, cli
 from pipeline.batch import Encoder
+from pipeline.building import make_encoder
 from pipeline.engine import local
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.recipe import BUNDLED, make_recipe
-from pipeline.task import make_encoder
 from pipeline.tokens.certificate import find_certificate
 from pipeline.weights import IGNORED
 

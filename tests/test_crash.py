@@ -21,7 +21,8 @@ import pytest
 
 from benchmarks.soak import assert_equal, children_of, contents, soak
 from pipeline import build, cli
-from pipeline.dataset import Built, build_dataset
+from pipeline.built import Built
+from pipeline.dataset import build_dataset
 from pipeline.engine import local
 from pipeline.engine.crew import Crew
 from pipeline.errors import WeightedShardsError
@@ -262,7 +263,9 @@ def build_here(output: Path, *, form: str = "parquet") -> Built:
     if not source.exists():
         sample = (BUNDLED / "sample.jsonl").read_bytes().splitlines(keepends=True)
         source.write_bytes(b"".join(sample[:12]) + b"{}\n")
-    return build_dataset([str(source)], recipe, output, workers=Crew(0), shard_size=3000)
+    return build_dataset(
+        [str(source)], recipe, output, workers=Crew(0, "pipeline.building"), shard_size=3000
+    )
 
 
 def here(tasks: Sequence[Task], job: Job, **_: Any) -> Iterator[TaskDone]:

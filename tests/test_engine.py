@@ -94,7 +94,7 @@ def run(
     def progress(step: Step) -> None:
         told[0] += step.records
 
-    with Crew(workers) as crew:
+    with Crew(workers, "pipeline.task") as crew:
         made = local.run(tasks(count), job, crew=crew, progress=progress, row_timeout=row_timeout)
         done = {d.index: d.counts["left out"] for d in made}
     assert sorted(done) == list(range(count))
@@ -133,7 +133,7 @@ def test_workers_that_die_by_chance_leave_no_trace(deaths: int, tmp_path: Path) 
 def test_progress_that_a_dead_worker_lost_is_taken_back() -> None:
     told: list[Step] = []
     job = PretendedJob(killing=frozenset({(0, 25)}))
-    with Crew(1) as crew:
+    with Crew(1, "pipeline.task") as crew:
         list(local.run(tasks(1), job, crew=crew, progress=told.append))
     assert min(step.records for step in told) < 0
     assert sum(step.records for step in told) == RECORDS
@@ -159,7 +159,7 @@ def test_a_coordinator_that_was_stopped_takes_no_record_for_hanging(
     monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=clock))
     replaced: list[str] = []
     job = PretendedJob(slow=(0, 25))
-    with Crew(1) as crew:
+    with Crew(1, "pipeline.task") as crew:
         done = local.run(
             tasks(1),
             job,
@@ -267,7 +267,7 @@ def test_orphans_end_with_their_coordinator(tmp_path: Path) -> None:
         "from multiprocessing import active_children\n"
         "from pipeline.engine.crew import Crew\n"
         "if __name__ == '__main__':\n"
-        "    with Crew(2):\n"
+        "    with Crew(2, 'pipeline.task'):\n"
         "        time.sleep(1)\n"
         "        print(*[c.pid for c in active_children()], flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"

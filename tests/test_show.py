@@ -25,6 +25,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline import cli, dataset, show
 from pipeline.batch import Encoder
+from pipeline.building import make_encoder
 from pipeline.explanation import Explanation
 from pipeline.page import make_page, visible, width
 from pipeline.recipe import BUNDLED, Recipe, make_recipe
@@ -33,7 +34,6 @@ from pipeline.scales import Scale, cut_regions, restore_scales
 from pipeline.source import read
 from pipeline.source.record import Piece, Record
 from pipeline.spans import Span
-from pipeline.task import make_encoder
 from pipeline.tokens import Certificate, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary
 

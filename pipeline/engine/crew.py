@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from ctypes import c_int64
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
@@ -41,14 +42,17 @@ class Worker:
 
 
 class Crew:
-    """At most *size* workers, a context: at its end none of them lives."""
+    """At most *size* workers, a context: at its end none of them lives.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    *room* is the module of the jobs that they will be given: they import it before.
+    """
+
+    def __init__(self, size: int, room: str) -> None:
+        self.size, self._room = size, room
         self._idle: list[Worker] = []
 
     def __enter__(self) -> Crew:
-        self._idle = [_start() for _ in range(min(self.size, _EARLY))]
+        self._idle = [_start(self._room) for _ in range(min(self.size, _EARLY))]
         return self
 
     def __exit__(
@@ -63,7 +67,7 @@ class Crew:
     def take(self, job: Job) -> Worker:
         """A worker that has *job* or is loading it."""
         # The last that came back: it has loaded the job.
-        worker = self._idle.pop() if self._idle else _start()
+        worker = self._idle.pop() if self._idle else _start(self._room)
         if worker.job is not job:
             worker.job = job
             with contextlib.suppress(BrokenPipeError):  # a dead worker is told by its own pipe
@@ -83,12 +87,12 @@ class Crew:
 
 
 @contextlib.contextmanager
-def hire(workers: int | Crew) -> Iterator[Crew]:
+def hire(workers: int | Crew, room: str) -> Iterator[Crew]:
     """A crew of so many, or the given one, whose end is somebody else's matter."""
     if isinstance(workers, Crew):
         yield workers
     else:
-        with Crew(workers) as crew:
+        with Crew(workers, room) as crew:
             yield crew
 
 
@@ -99,12 +103,12 @@ def cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _start() -> Worker:
+def _start(room: str) -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     cells = RawArray(c_int64, CELLS)
     cells[CELLS - 1] = -1  # at no record
-    process = context.Process(target=_live, args=(theirs, cells), daemon=True)
+    process = context.Process(target=_live, args=(theirs, cells, room), daemon=True)
     with _deaf():
         process.start()
     theirs.close()  # else the coordinator would hold the pipe of a dead worker open
@@ -127,7 +131,7 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _live(pipe: Connection, cells: Cells) -> None:
+def _live(pipe: Connection, cells: Cells, room: str) -> None:
     """The life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -136,10 +140,12 @@ def _live(pipe: Connection, cells: Cells) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.environ["FASTOKENS_BPE_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # Here, not above: the coordinator does not wait for it. What is imported stays.
     gc.disable()
     from pipeline.engine.labour import labour
 
+    import_module(room)
     gc.enable()
     labour(pipe, cells)
 

@@ -7,10 +7,13 @@ import gc
 import os
 import traceback
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from pipeline.errors import BuildError, WeightedShardsError
 from pipeline.order import Cells, Order, Watch
-from pipeline.task import Complete
+
+if TYPE_CHECKING:
+    from pipeline.task import Complete
 
 OUT_OF_MEMORY = 71  # the exit code of a worker that got no more: Python's and Arrow's own error
 DONE = "done"  # what answers an order that gives no shard

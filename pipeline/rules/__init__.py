@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import RuleError
@@ -17,11 +17,8 @@ from pipeline.rules.grammar import read_rules
 from pipeline.rules.matching import (
     Claim,
     Matcher,
-    Piece,
     Talk,
-    can_match,
     find_claims,
-    find_said,
     make_matcher,
 )
 from pipeline.rules.swift import is_swift, read_swift
@@ -52,19 +49,8 @@ class RuleSet:
 
     @property
     def plain(self) -> bool:
-        """Whether all of them are patterns for what the assistant says: see `claims_said`."""
+        """Whether all of them are patterns for what the assistant says: see `find_said`."""
         return all(matcher.plain for matcher in self.matchers)
-
-    def narrowed(self, data: bytes) -> RuleSet:
-        """The same for rows all of whose texts lie in *data*: what cannot match there is left out.
-
-        One search of a batch for what a pattern needs, in place of one a row.
-        """
-        return replace(self, matchers=tuple(m for m in self.matchers if can_match(m, data)))
-
-    def claims_said(self, text: str, said: Callable[[], Sequence[Piece]]) -> list[Claim]:
-        """What `claims` gives where the assistant says *said*, if the rules are plain."""
-        return find_said(self.matchers, text, said)
 
     def claims(self, talk: Talk) -> list[Claim]:
         """What each rule claims of a row, rule by rule, left to right, disjoint within a rule.

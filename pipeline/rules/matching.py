@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import regex
@@ -77,9 +77,10 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
     Raises RecordError(``match``, ``pattern_timeout`` | ``too_many_claims`` | ``field_type``).
     """
     text = talk.text
-    active = [m for m in matchers if not lacks(text, m.entry.needed)]
+    active = [m for m in matchers if not _lacks(text, m.entry.needed)]
     if all(matcher.plain for matcher in active):  # none at all, mostly
-        return find_said(active, text, lambda: said_in(talk.turns))
+        said = said_in(talk.turns) if active else []
+        return find_said([(m, _having(text, m.entry.needed, said)) for m in active], text)
     search = _Search(talk, time.monotonic() + TIME_LIMIT)
     gathered = _Gathered([], set(), set())
     for matcher in active:
@@ -103,35 +104,20 @@ def said_in(turns: Iterable[Turn]) -> list[Piece]:
     ]
 
 
-def find_said(
-    matchers: Iterable[Matcher], text: str, said: Callable[[], Sequence[Piece]]
-) -> list[Claim]:
+def find_said(chosen: Iterable[tuple[Matcher, Sequence[Piece]]], text: str) -> list[Claim]:
     """What `find_claims` does, for matchers that are plain: all that most rules need.
 
-    No turn, and no object of any kind, is made for a row: a third of the price. *said* is asked
-    where a pattern can match at all.
+    Each looks at its pieces, those that have what it needs. No turn has to be made for a row: a
+    third of the price.
     """
-    gathered: _Gathered | None = None
-    pieces: Sequence[Piece] = ()
-    deadline = 0.0
-    for matcher in matchers:
-        entry, message = matcher.entry, -1
-        if lacks(text, entry.needed):
-            continue
-        if gathered is None:
-            gathered, pieces = _Gathered([], set(), set()), said()
-            deadline = time.monotonic() + TIME_LIMIT
+    gathered, deadline = _Gathered([], set(), set()), time.monotonic() + TIME_LIMIT
+    for matcher, pieces in chosen:
+        message = -1
         found: list[Claim] = []
-        needed, rule, group = entry.needed, matcher.first, entry.group or 0
-        alone = needed[0] if len(needed) == 1 else ""  # most: a call less for each piece
+        rule, group = matcher.first, matcher.entry.group or 0
         try:
             for message, start, end in pieces:  # noqa: B007 - an error names the last message
-                if alone:
-                    if text.find(alone, start, end) < 0:
-                        continue
-                elif _lacks_within(text, needed, start, end):
-                    continue
-                for match in _matches(entry, text[start:end], deadline):
+                for match in _matches(matcher.entry, text[start:end], deadline):
                     for a, b in match.spans(group):
                         if a < b:
                             found.append(Claim(rule, start + a, start + b))
@@ -140,7 +126,7 @@ def find_said(
         except TimeoutError:
             raise _timeout(matcher, text, f"messages[{message}]") from None
         gathered.take(found, matcher)
-    return gathered.claims_in_order() if gathered else []
+    return gathered.claims_in_order()
 
 
 class _Gathered(NamedTuple):
@@ -179,13 +165,7 @@ def _timeout(matcher: Matcher, text: str, place: str) -> RecordError:
     )
 
 
-def can_match(matcher: Matcher, data: bytes) -> bool:
-    """Whether *data*, text in UTF-8, has any of what the pattern needs."""
-    needed = matcher.entry.needed
-    return not needed or any(part.encode("utf-8", "surrogatepass") in data for part in needed)
-
-
-def lacks(text: str, needed: tuple[str, ...]) -> bool:
+def _lacks(text: str, needed: tuple[str, ...]) -> bool:
     """Whether *text* has none of what is *needed*; a loop, as `any` takes thrice the time."""
     for part in needed:
         if part in text:
@@ -193,11 +173,11 @@ def lacks(text: str, needed: tuple[str, ...]) -> bool:
     return bool(needed)
 
 
-def _lacks_within(text: str, needed: tuple[str, ...], start: int, end: int) -> bool:
-    for part in needed:
-        if text.find(part, start, end) >= 0:
-            return False
-    return bool(needed)
+def _having(text: str, needed: tuple[str, ...], said: Sequence[Piece]) -> Sequence[Piece]:
+    """Those of the pieces that have one of what is *needed*."""
+    if not needed:
+        return said
+    return [piece for piece in said if any(text.find(p, *piece[1:]) >= 0 for p in needed)]
 
 
 def _merged(claims: Iterable[Claim], mixed: set[int]) -> list[Claim]:
@@ -264,7 +244,7 @@ class _Search:
     def _all(self, condition: Condition, index: int) -> bool:
         turns, text = self.talk.turns, self.talk.text
         if condition.user is not None:
-            if lacks(text, condition.needed):
+            if _lacks(text, condition.needed):
                 return False
             asked = next((t for t in reversed(turns[:index]) if t.role == "user"), None)
             if asked is None or not self._search(condition.user, text, asked.ranges):
@@ -324,7 +304,7 @@ class _Search:
                 yield Claim(first, start, end)
             return
         piece = self.talk.text[start:end]
-        if lacks(piece, entry.needed):
+        if _lacks(piece, entry.needed):
             return
         if entry.sections:
             yield from self._sections(matcher, piece, start)
