@@ -17,6 +17,7 @@ from pipeline.engine.crew import Crew, hire
 from pipeline.errors import ConfigurationError, EngineMismatch, InputError
 from pipeline.lock import locked
 from pipeline.manifest import make_manifest
+from pipeline.order import Step
 from pipeline.output import (
     SPOOL,
     Opened,
@@ -29,7 +30,7 @@ from pipeline.output import (
 )
 from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.policy import ROW_TIMEOUT, SHARD_SIZE
-from pipeline.progress import Progress
+from pipeline.progress import BYTES, Progress
 from pipeline.recipe import Recipe
 from pipeline.source import survey
 from pipeline.source.inputs import WORK
@@ -70,9 +71,13 @@ def build_dataset(
     require_rejects(rejects, output)
     prepare_output(output)
     with locked(output), hire(workers, BuildJob.__module__) as crew:
-        with progress.stage("reading the inputs"):
-            spool = output / WORK / SPOOL
-            sources = survey(inputs, spool=spool, piece_bytes=piece_size(shard_size))
+        with progress.stage("reading the inputs", unit=BYTES) as tell:
+            sources = survey(
+                inputs,
+                spool=output / WORK / SPOOL,
+                piece_bytes=piece_size(shard_size),
+                heard=lambda total, size: tell(Step(size), of=total),
+            )
         if not any(source.records for source in sources):
             names = ", ".join(source.name for source in sources[:3])
             raise InputError(

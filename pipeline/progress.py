@@ -20,8 +20,9 @@ from pipeline.order import Step
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-Tell = Callable[[Step], None]
 Clock = Callable[[], float]
+
+BYTES = "bytes"  # the unit of a stage whose records are bytes
 
 LINES = 10.0  # seconds between two lines
 _BARS = 0.25  # and between two looks at a bar
@@ -40,6 +41,12 @@ class Stream(Protocol):
     def isatty(self) -> bool: ...
 
 
+class Tell(Protocol):
+    """Is told a step; and *of* how many records in all, where only the stage itself finds out."""
+
+    def __call__(self, step: Step, *, of: int = 0) -> None: ...
+
+
 class _Sample(NamedTuple):
     time: float
     records: int
@@ -50,8 +57,8 @@ class _Sample(NamedTuple):
 class Stage:
     """What has been done, and how fast.
 
-    ``unit`` is what its records are called, empty where none are counted; of ``total`` records
-    *kept* were done by an earlier run: they are done, but say nothing of the speed.
+    ``unit`` is what its records are called, empty where none are counted; of ``total`` records (0:
+    nobody knows) *kept* were done by an earlier run: they are done, but say nothing of the speed.
     """
 
     name: str
@@ -79,10 +86,13 @@ class Stage:
         if not self.unit:
             return _clock(now - self.started)
         records, tokens = self._speeds(now)
-        rejects = self.kept.rejects + self.fresh.rejects
-        told = [f"{records:,.0f}/s", f"{_large(tokens)} tokens/s"]
-        told.append(f"{rejects:,} reject{'' if rejects == 1 else 's'}")
-        if records > 0:
+        if self.unit == BYTES:
+            told = [f"{records / 1e6:,.0f} MB/s"]
+        else:
+            rejects = self.kept.rejects + self.fresh.rejects
+            told = [f"{records:,.0f}/s", f"{_large(tokens)} tokens/s"]
+            told.append(f"{rejects:,} reject{'' if rejects == 1 else 's'}")
+        if records > 0 and self.total:
             told.append(f"{_clock((self.total - self.records) / records)} left")
         return ", ".join(told)
 
@@ -91,7 +101,9 @@ class Stage:
         facts = self.facts(now)
         if not self.unit:
             return f"{self.name}: {facts}"
-        return f"{self.name}: {self.records:,} of {self.total:,} {self.unit}, {facts}"
+        size, unit = (1e6, "MB") if self.unit == BYTES else (1, self.unit)
+        of = f" of {self.total / size:,.0f}" if self.total else ""
+        return f"{self.name}: {self.records / size:,.0f}{of} {unit}, {facts}"
 
     def _speeds(self, now: float) -> tuple[float, float]:
         """Records and tokens a second."""
@@ -146,9 +158,10 @@ class Progress:
         """What is done until the block ends; steps are told to what it gives."""
         stage = Stage(name, self._clock(), unit, total, kept)
 
-        def tell(step: Step) -> None:
+        def tell(step: Step, *, of: int = 0) -> None:
             with self._lock:
                 stage.add(step)
+                stage.total = of or stage.total
 
         with self._lock:
             self._stage = stage
@@ -187,7 +200,7 @@ class Progress:
     def _draw(self, stage: Stage, stream: Stream) -> None:
         now = self._clock()
         if self._bar is None:
-            if not stage.unit and now - stage.started < _NOTICED:
+            if stage.unit in ("", BYTES) and now - stage.started < _NOTICED:
                 return
             self._bar = _make_bar(stage, stream)
         self._bar.n = stage.records
@@ -205,12 +218,15 @@ def _make_bar(stage: Stage, stream: Any) -> tqdm[Any]:
     from tqdm import tqdm  # only terminals need it
 
     form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+    if not stage.total:
+        form = "{desc}: {n_fmt}{postfix}" if stage.unit else "{desc}{postfix}"
     return tqdm(
         desc=stage.name,
         total=stage.total or None,
         file=stream,
-        bar_format=form if stage.unit else "{desc}{postfix}",
-        leave=bool(stage.unit),
+        bar_format=form,
+        leave=stage.unit not in ("", BYTES),
+        unit_scale=stage.unit == BYTES,
         dynamic_ncols=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -19,7 +20,8 @@ import pytest
 
 from pipeline import build, cli, reweight
 from pipeline.order import Step
-from pipeline.progress import Progress, Stage
+from pipeline.progress import BYTES, Progress, Stage
+from pipeline.source import survey
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTHING = Step(0)
@@ -73,6 +75,34 @@ def test_the_speed_is_that_of_the_last_half_minute() -> None:
         stage.add(Step(1 if second <= 3600 else 100))
         told = stage.line(float(second))
     assert ", 100/s, " in told
+
+
+def test_bytes_are_told_in_millions_and_nothing_of_tokens() -> None:
+    stage = Stage("reading the inputs", 0.0, BYTES)
+    stage.add(Step(90_000_000))
+    assert stage.line(1.0) == "reading the inputs: 90 MB, 90 MB/s"
+    stage.total = 270_000_000
+    assert stage.line(1.0) == "reading the inputs: 90 of 270 MB, 90 MB/s, 0:02 left"
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("jsonl", bytes), ("jsonl.gz", gzip.compress)])
+def test_a_survey_tells_the_bytes_of_the_files_as_they_lie_on_disk(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    lines = b"".join(b'{"text": "%d"}\n' % number for number in range(1_000_000))
+    for name in "ab":
+        (tmp_path / f"{name}.{ending}").write_bytes(pack(lines))
+    size = 2 * (tmp_path / f"a.{ending}").stat().st_size
+    told: list[tuple[int, int]] = []
+    survey(
+        [str(tmp_path)],
+        spool=tmp_path / "spool",
+        piece_bytes=1 << 20,
+        heard=lambda total, read: told.append((total, read)),
+    )
+    assert {total for total, _ in told} == {size}
+    assert sum(read for _, read in told) == size
+    assert len(told) > 4  # not only when a file is done
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "0:00"), (61, "1:01"), (3725, "1:02:05")])
@@ -172,15 +202,15 @@ def test_both_jobs_show_a_bar_on_a_terminal_and_none_if_quiet(tmp_path: Path) ->
 UNLUCKY = """
 import os, signal, sys
 from pathlib import Path
-import pipeline.task
-honest, marker = pipeline.task.encode_task, Path(os.environ["MARKER"])
+import pipeline.building
+honest, marker = pipeline.building.encode_task, Path(os.environ["MARKER"])
 def encode(order, encoder, watch):
     if order.task.index == 2 and not marker.exists():
         marker.touch()
         watch.at(0, 3)
         os.kill(os.getpid(), signal.SIGKILL)
     return honest(order, encoder, watch)
-pipeline.task.encode_task = encode
+pipeline.building.encode_task = encode
 if __name__ == "__main__":
     from pipeline import build, cli
     cli.leave(build.main)

@@ -6,9 +6,11 @@ read:   a piece ─▶ batches of records, undecoded ─▶ decode
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -16,7 +18,16 @@ from pipeline.source import columns, lines
 from pipeline.source.elements import split_array, split_values
 from pipeline.source.inputs import Input, resolve
 from pipeline.source.record import Piece, Record, Source, decode
-from pipeline.source.spool import Content, Digest, chunks, kept, sniff, without_bom
+from pipeline.source.spool import (
+    Content,
+    Digest,
+    Heard,
+    chunks,
+    kept,
+    sniff,
+    unheard,
+    without_bom,
+)
 
 __all__ = ["Piece", "Record", "Source", "decode", "read", "read_together", "survey"]
 
@@ -24,23 +35,44 @@ TINY = 1 << 14  # bytes of a piece: a batch costs as much as ten conversations
 
 
 def survey(
-    inputs: Sequence[str], *, spool: Path, piece_bytes: int, piece_rows: int = 8192
+    inputs: Sequence[str],
+    *,
+    spool: Path,
+    piece_bytes: int,
+    piece_rows: int = 8192,
+    heard: Callable[[int, int], None] | None = None,
 ) -> list[Source]:
     """Sources in the order of *inputs* (files, folders, globs, hub ids, ``-``), hashed and cut.
 
     Reads every byte once, in chunks. What cannot be read by ranges (compressed files, JSON arrays,
     standard input) is unpacked into the folder *spool*, which is made only if needed and has to
     outlive the reading. Names, hashes and pieces are functions of the content and of where a file
-    lies below the folder given. An empty file is a source without pieces. Raises InputError for an
-    input that is missing or damaged, BuildError if the spool cannot be written.
+    lies below the folder given. An empty file is a source without pieces. *heard* is told how many
+    bytes there are in all files (0 where that is not known) and of those that have been read.
+    Raises InputError for an input that is missing or damaged, BuildError if the spool cannot be
+    written.
     """
+    items = resolve(inputs)
+    total = _size(items) if heard else 0
+    told = partial(heard, total) if heard else unheard
     return [
-        _survey_input(item, Path(spool) / f"{number:05d}", piece_bytes, piece_rows)
-        for number, item in enumerate(resolve(inputs))
+        _survey_input(item, Path(spool) / f"{number:05d}", piece_bytes, piece_rows, told)
+        for number, item in enumerate(items)
     ]
 
 
-def _survey_input(item: Input, target: Path, piece_bytes: int, piece_rows: int) -> Source:
+def _size(items: Sequence[Input]) -> int:
+    """Bytes of all files on disk; 0 where some have to be fetched, or cannot be looked at."""
+    if any(item.path is None or item.fetch is not None for item in items):
+        return 0
+    with contextlib.suppress(OSError):
+        return sum(item.path.stat().st_size for item in items if item.path)
+    return 0
+
+
+def _survey_input(
+    item: Input, target: Path, piece_bytes: int, piece_rows: int, heard: Heard
+) -> Source:
     try:
         path = item.path or target
         if item.fetch is not None:
@@ -48,8 +80,9 @@ def _survey_input(item: Input, target: Path, piece_bytes: int, piece_rows: int) 
             item.fetch(path)
         before = _stamp(path)
         content = sniff(path, name=item.name, label=item.label)
+        parts = chunks(path, content.codec, label=item.label, heard=heard)
         form = _survey_columns if content.layout in ("parquet", "arrow") else _survey_lines
-        source = form(item, path, content, target, piece_bytes, piece_rows)
+        source = form(item, path, content, parts, target, piece_bytes, piece_rows)
         if _stamp(path) != before:
             raise _changed(item.label)
         return _stamped(source)
@@ -77,10 +110,16 @@ def _changed(place: str) -> InputError:
 
 
 def _survey_lines(
-    item: Input, path: Path, content: Content, target: Path, piece_bytes: int, piece_rows: int
+    item: Input,
+    path: Path,
+    content: Content,
+    parts: Iterator[bytes],
+    target: Path,
+    piece_bytes: int,
+    piece_rows: int,
 ) -> Source:
     digest = Digest()
-    parts = digest.through(chunks(path, content.codec, label=item.label))
+    parts = digest.through(parts)
     start, form = 0, "lines"
     if content.bom:
         parts, start = without_bom(parts), 3
@@ -96,10 +135,16 @@ def _survey_lines(
 
 
 def _survey_columns(
-    item: Input, path: Path, content: Content, target: Path, piece_bytes: int, piece_rows: int
+    item: Input,
+    path: Path,
+    content: Content,
+    parts: Iterator[bytes],
+    target: Path,
+    piece_bytes: int,
+    piece_rows: int,
 ) -> Source:
     digest = Digest()
-    parts = digest.through(chunks(path, content.codec, label=item.label))
+    parts = digest.through(parts)
     if content.codec:
         path = target.with_suffix(f".{content.layout}")
         parts = kept(parts, path)

@@ -21,6 +21,8 @@ from pipeline.errors import BuildError, InputError
 from pipeline.source.elements import split_values
 from pipeline.source.record import BOM, WHITE
 
+Heard = Callable[[int], None]  # is told of bytes as they are read
+
 CHUNK = 1 << 22
 # Compressed bytes fed at once, which bounds memory: zstd can make 128 KB of 4, so 32 MB of these;
 # gzip a thousand of one. bz2 can make 900 KB of 40, so it is asked for CHUNK at a time.
@@ -64,6 +66,10 @@ class _Inflater(Protocol):
     @property
     def unused_data(self) -> bytes | None: ...
     def decompress(self, data: bytes, limit: int = -1, /) -> bytes: ...
+
+
+def unheard(size: int) -> None:
+    """Where nobody asks how far the reading is."""
 
 
 def sniff(path: Path, *, name: str, label: str) -> Content:
@@ -129,26 +135,36 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def chunks(path: Path, codec: str, *, label: str, size: int = CHUNK) -> Iterator[bytes]:
+def chunks(
+    path: Path, codec: str, *, label: str, size: int = CHUNK, heard: Heard = unheard
+) -> Iterator[bytes]:
     """The content in chunks of *size* bytes; InputError where it is damaged or cut off.
 
-    One loop for all codecs: each has a decompressor that stops at the end of its frame, and a file
-    is any number of frames. (zstandard's own reader takes a cut-off file as whole, and Python's bz2
-    ignores garbage at the end.)
+    *heard* is told of the bytes that are read of the file. One loop for all codecs: each has a
+    decompressor that stops at the end of its frame, and a file is any number of frames.
+    (zstandard's own reader takes a cut-off file as whole, and Python's bz2 ignores garbage at the
+    end.)
     """
     with path.open("rb") as file:
         if not codec:
-            yield from iter(lambda: file.read(size), b"")
+            yield from _heard(iter(lambda: file.read(size), b""), heard)
             return
         gathered = bytearray()
         morsel = ZSTD_MORSEL if codec == "zstd" else MORSEL
-        for part in _inflated(iter(lambda: file.read(morsel), b""), codec, label):
+        morsels = _heard(iter(lambda: file.read(morsel), b""), heard)
+        for part in _inflated(morsels, codec, label):
             gathered += part
             while len(gathered) >= size:
                 yield bytes(gathered[:size])
                 del gathered[:size]
         if gathered:
             yield bytes(gathered)
+
+
+def _heard(parts: Iterator[bytes], heard: Heard) -> Iterator[bytes]:
+    for part in parts:
+        heard(len(part))
+        yield part
 
 
 def _inflated(morsels: Iterator[bytes], codec: str, label: str) -> Iterator[bytes]:
