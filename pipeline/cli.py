@@ -111,7 +111,7 @@ def _judge(error: BaseException) -> tuple[int, str]:
     """The exit code and what is wrong, which it tells on stderr."""
     code, told = 1, redact(str(error))
     if isinstance(error, _Misuse):  # has been told
-        return 2, error.told
+        return 2, redact(error.told)
     if isinstance(error, KeyboardInterrupt | Terminated):
         code, done = (
             (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")

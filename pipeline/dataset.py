@@ -19,21 +19,21 @@ from pipeline.lock import locked
 from pipeline.manifest import make_manifest
 from pipeline.order import Step
 from pipeline.output import (
-    SPOOL,
     Opened,
     discard_results,
     finish_output,
     open_output,
     prepare_output,
+    require_own,
     require_rejects,
     require_space,
+    unpacking,
 )
 from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.policy import ROW_TIMEOUT, SHARD_SIZE
 from pipeline.progress import BYTES, Progress
 from pipeline.recipe import Recipe
 from pipeline.source import survey
-from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone
 from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
@@ -67,14 +67,19 @@ def build_dataset(
     rejects = rejects or output / "rejects.jsonl"
     # Not Path.resolve, which calls a link to itself a RuntimeError.
     if os.path.realpath(rejects) in map(os.path.realpath, inputs):
-        raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
+        raise ConfigurationError(
+            f"{rejects}: is an input, and where the rejects would go; choose another --rejects or "
+            "--output"
+        )
     require_rejects(rejects, output)
     prepare_output(output)
-    with locked(output), hire(workers, BuildJob.__module__) as crew:
+    with locked(output), unpacking(output) as spool, hire(workers, BuildJob.__module__) as crew:
+        if not overwrite:
+            require_own(rejects, output)
         with progress.stage("reading the inputs", unit=BYTES) as tell:
             sources = survey(
                 inputs,
-                spool=output / WORK / SPOOL,
+                spool=spool,
                 piece_bytes=piece_size(shard_size),
                 heard=lambda total, size: tell(Step(size), of=total),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -16,6 +17,12 @@ from pipeline.source.inputs import WORK
 LOCK = "lock"
 # Lustre without its flock option, some network folders: there two builds are not kept apart.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+
+
+def _sign(path: Path) -> None:
+    """Who holds it, for those that are refused; a full disk keeps only that from them."""
+    with contextlib.suppress(OSError):
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
 @contextmanager
@@ -37,9 +44,7 @@ def locked(output: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        _sign(path)
         try:
             yield
         finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ _OURS = re.compile(
     r"(train|data)-\d{5,}-of-\d{5,}\.(parquet|arrow)|manifest\.json|rejects\.jsonl|"
     r"state\.json|dataset_info\.json|\.(rejects|manifest|state|dataset_info)\.jsonl?\.tmp"
 )
-_PLAN = "plan.json"
+_PLAN, _GATHERED = "plan.json", "gathered.json"
 # Bytes of shards for a byte of JSON.
 _SHARE = {"parquet": 0.45, "arrow": 3.6}
 SPOOL = "spool"
@@ -67,7 +69,10 @@ def _refuse_links(output: Path) -> None:
 
 
 def require_rejects(rejects: Path, output: Path) -> None:
-    """Raises ConfigurationError where rejects would replace what is no file, or a build's other."""
+    """Raises ConfigurationError where rejects cannot be written, or not without a loss.
+
+    They may not replace what is no file, nor a build's others; `require_own` looks at its contents.
+    """
     if rejects.exists() and not rejects.is_file():
         raise ConfigurationError(
             f"--rejects {rejects}: is no regular file, and would be replaced by one; choose another"
@@ -75,10 +80,52 @@ def require_rejects(rejects: Path, output: Path) -> None:
     # Not Path.resolve, which calls a link to itself a RuntimeError.
     where, home = Path(os.path.realpath(rejects)), Path(os.path.realpath(output))
     ours = where.parent == home and where.name != "rejects.jsonl" and _OURS.fullmatch(where.name)
-    if ours or home / WORK in (where, *where.parents):
+    if ours or where == home or home / WORK in (where, *where.parents):
         raise ConfigurationError(
             f"--rejects {rejects}: is a name that the build itself uses; choose another"
         )
+    if where.parent != home:
+        _try_to_write(rejects)
+
+
+def _try_to_write(rejects: Path) -> None:
+    """A night's work is not done for rejects that cannot be written at its end."""
+    trial = _unfinished(rejects)
+    try:
+        rejects.parent.mkdir(parents=True, exist_ok=True)
+        trial.unlink(missing_ok=True)
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"--rejects {rejects}: cannot be written ({error.strerror}); choose another file"
+        ) from error
+
+
+def require_own(rejects: Path, output: Path) -> None:
+    """BuildError where the file *rejects* holds what no build in *output* wrote, to be replaced.
+
+    Rejects that somebody mends are the first that would be lost.
+    """
+    if not rejects.is_file() or not rejects.stat().st_size:
+        return
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads((output / WORK / _GATHERED).read_text(encoding="utf-8"))
+        if known["sha256"] == file_digest(rejects):
+            return
+    # Of an earlier version, or of a run that ended in between.
+    joined = hashlib.sha256()
+    for part in sorted((output / WORK).glob("[0-9]*.rejects.jsonl")):
+        joined.update(part.read_bytes())
+    if joined.hexdigest() != file_digest(rejects):
+        raise BuildError(
+            f"{rejects}: holds what this build did not write, mended rejects perhaps, and would be "
+            "replaced; move it elsewhere, or replace it with --overwrite"
+        )
+
+
+def _unfinished(rejects: Path) -> Path:
+    return rejects.with_name(f".{rejects.name}.tmp")
 
 
 def discard_results(output: Path) -> None:
@@ -106,6 +153,16 @@ def open_output(output: Path, plan: Plan, *, verify: bool = False) -> Opened:
     return Opened(done, left)
 
 
+@contextlib.contextmanager
+def unpacking(output: Path) -> Iterator[Path]:
+    """Where inputs are unpacked; however the build ends, it does not keep its disk full of them."""
+    spool = output / WORK / SPOOL
+    try:
+        yield spool
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
+
+
 def require_space(output: Path, left: Sequence[Task], form: str) -> None:
     """BuildError where the disk has less room than the shards to come usually take."""
     needed = int(sum(task.size for task in left) * _SHARE[form])
@@ -130,12 +187,18 @@ def _refuse_another(output: Path, plan: Plan) -> None:
             raise BuildError(
                 f"{path}: cannot be read: {error}; use --overwrite or choose another --output"
             ) from error
-        if fingerprint != plan.fingerprint:
-            changed = "; ".join(differences(parts, plan.parts)) or "its fingerprint differs"
-            raise BuildError(
-                f"{output}: holds another build: {changed}; choose another --output, or "
-                "--overwrite it"
-            )
+        if fingerprint != plan.fingerprint and (path.name == NAME or _any_finished(output)):
+            changed = differences(parts, plan.parts)
+            remedy = "choose another --output, or --overwrite it"
+            if path.name == NAME and all(one.startswith("rules.") for one in changed):
+                remedy += ", or weigh its shards anew with python -m pipeline.reweight"
+            told = "; ".join(changed) or "its fingerprint differs"
+            raise BuildError(f"{output}: holds another build: {told}; {remedy}")
+
+
+def _any_finished(output: Path) -> bool:
+    """Whether there is anything to lose; of a plan alone, nothing was built."""
+    return any((output / WORK).glob("[0-9]*[0-9].json"))
 
 
 def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> TaskDone | None:
@@ -158,19 +221,31 @@ def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> Task
 
 def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
     """Joins the tasks' rejects in the order of the tasks; no rejects, an empty file."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as joined:  # not through a link that somebody laid meanwhile
-            for task in plan.tasks:
-                with reject_file(output, task.index).open("rb") as part:
-                    shutil.copyfileobj(part, joined)
-        put_file(temporary, target)
-    except OSError as error:
-        raise BuildError(
-            f"{target}: cannot be written: {error}; choose another --rejects"
-        ) from error
+    parts = [reject_file(output, task.index) for task in plan.tasks]
+    whole = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                whole.update(chunk)
+    told = {"sha256": whole.hexdigest()}
+    if not (target.is_file() and file_digest(target) == told["sha256"]):
+        temporary = _unfinished(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as joined:  # not through a link that somebody laid meanwhile
+                for part in parts:
+                    with part.open("rb") as file:
+                        shutil.copyfileobj(file, joined)
+            put_file(temporary, target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise BuildError(
+                f"{target}: cannot be written ({error.strerror}); make room, or choose another "
+                "--rejects, and run the same command again"
+            ) from error
+    write_json(output / WORK / _GATHERED, told)
 
 
 def finish_output(output: Path, plan: Plan, manifest: Manifest, rejects: Path) -> None:
@@ -182,6 +257,5 @@ def finish_output(output: Path, plan: Plan, manifest: Manifest, rejects: Path) -
     if manifest.format == "arrow":
         write_arrow_state(output, [s["file"] for s in manifest.shards], plan.fingerprint)
     write_manifest(manifest, output)
-    shutil.rmtree(output / WORK / SPOOL, ignore_errors=True)
     for left in (output / WORK).glob("*.tmp"):
         left.unlink()

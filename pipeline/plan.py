@@ -20,6 +20,11 @@ from pipeline.source.record import Piece, Source
 
 # What can change a shard's bytes. The rest (msgspec, zstandard, ...) reads, and reading is exact.
 _VERSIONED = ("fastokens", "jinja2", "numpy", "pyarrow", "regex", "tokenizers")
+# The flag of each part of a policy.
+_FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("turns", "control_tokens", "unsure", "edge", "profile", "keep", "max_length")
+} | {"stop_tokens": "--stop-token", "trailing": "--train-trailing"}
 _PIECES_PER_TASK = 8  # small pieces let a task end near its size, whatever the inputs' sizes
 
 
@@ -117,11 +122,29 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             out += differences(a, b, inner)
-        elif isinstance(a, list) and isinstance(b, list):
-            out += differences(_by_name(a), _by_name(b), inner)
+        elif inner == "inputs" and isinstance(a, list) and isinstance(b, list):
+            out += differences(_by_name(a), _by_name(b), inner) or [_reordered(a, b)]
         else:
-            out.append(f"{inner}: {_short(a)} is now {_short(b)}")
+            out.append(_told(inner, a, b))
     return out
+
+
+def _told(path: str, old: Any, new: Any) -> str:
+    """One difference, with how to have the old value where that is not obvious."""
+    place, _, name = path.partition(".")
+    if place == "policy":
+        path = _FLAGS.get(name, path)
+    elif place == "rules" and old and new:
+        return f"{path}: the file's text has changed"
+    elif place in ("rules", "inputs") and not (old and new):
+        return f"{path}: is {'no longer' if old else 'now'} given"
+    told = f"{path}: {_short(old)} is now {_short(new)}"
+    return f"{told} (--date {old} goes on with it)" if path == "date" else told
+
+
+def _reordered(old: list[Any], new: list[Any]) -> str:
+    names = (", ".join(_by_name(items)) for items in (old, new))
+    return "inputs: the order {} is now {}".format(*map(_short, names))
 
 
 def _by_name(items: list[Any]) -> dict[str, Any]:
@@ -131,5 +154,7 @@ def _by_name(items: list[Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        value = ", ".join(value) or "none"
     text = "absent" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
+    return text if len(text) <= 60 else f"{text[:12]}…"

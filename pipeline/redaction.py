@@ -12,7 +12,7 @@ _PATTERNS = (
     re.compile(r"(\b[a-zA-Z][\w+.-]*:/{1,2})[^\s/?#@'\"]+(?:@[^\s/?#@'\"]+)*(?=@)"),
     re.compile(
         r"(?<=[?&;])((?:[\w.-]*(?:token|secret|signature|password|credential|key|sig)[\w.-]*)=)"
-        r"[^\s&;#'\"]+",
+        r"[^\s&;#'\"]*[^\s&;#'\":]",  # a colon after it is the message's
         re.IGNORECASE,
     ),
     re.compile(r"\bhf_[A-Za-z0-9]{16,}"),

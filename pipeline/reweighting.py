@@ -25,6 +25,7 @@ from pipeline.output import (
     finish_output,
     open_output,
     prepare_output,
+    require_own,
     require_rejects,
 )
 from pipeline.progress import Progress
@@ -70,6 +71,8 @@ def reweight_dataset(
     with locked(output), hire(workers, ReweightJob.__module__) as crew:
         if overwrite:
             discard_results(output)
+        else:
+            require_own(rejects, output)
         opened = open_output(output, plan, verify=verify)
         tell_kept(opened, plan)
         losses, kept = Losses(), progress_of(opened.done)

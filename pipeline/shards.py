@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -152,12 +153,24 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Sorted keys and a final newline, whole or absent."""
+    """Sorted keys and a final newline, whole or absent; what is there already stays.
+
+    BuildError where the disk refuses it.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with contextlib.suppress(OSError, ValueError):
+        if path.read_text(encoding="utf-8") == text:  # a finished build can be run on a full disk
+            sync_folder(path.parent)
+            return
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(
-        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    put_file(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        put_file(temporary, path)
+    except OSError as error:
+        raise BuildError(
+            f"{path}: cannot be written ({error.strerror}); make room, and run the same command "
+            "again"
+        ) from error
 
 
 def file_digest(path: Path) -> str:

@@ -254,7 +254,8 @@ def test_another_build_in_the_folder_is_refused_with_what_differs(
     assert run("--output", str(tmp_path), "--workers", "1") == 1
     told = capsys.readouterr().err
     assert "holds another build: rules.ignore_empty_think: " in told
-    assert "is now absent" in told
+    assert "is no longer given; " in told
+    assert "python -m pipeline.reweight" in told
     assert files_of(tmp_path) == before
     assert run("--output", str(tmp_path), "--workers", "1", "--overwrite") == 0
     assert manifest_of(tmp_path).rules == {}
@@ -489,7 +490,7 @@ def test_rejects_never_replace_an_input(tmp_path: Path, capsys: pytest.CaptureFi
     source = write_lines(tmp_path / "a.jsonl", [talk()])
     flags = ["--input", source, *TOKENIZER, "--output", str(tmp_path / "o")]
     assert run(*RULE, *flags, "--rejects", f"{tmp_path}/./a.jsonl") == 1
-    assert "is an input; choose another file" in capsys.readouterr().err
+    assert "is an input, and where the rejects would go; choose another" in capsys.readouterr().err
     assert Path(source).read_text() == json.dumps(talk()) + "\n"
     (tmp_path / "file").write_text("")
     assert run(*RULE, *flags, "--rejects", str(tmp_path / "file" / "r.jsonl")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import json
 import os
 import resource
@@ -246,6 +247,38 @@ def test_a_full_disk_ends_with_1_and_what_is_finished_stays(form: str, tmp_path:
     made = contents(tmp_path / "o")
     assert_equal(made, contents(tmp_path / "clean"))
     assert all(made[name] == raw for name, raw in finished.items())
+
+
+def test_what_was_unpacked_goes_however_a_build_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((BUNDLED / "sample.jsonl").read_bytes()))
+    words = [*TOKENIZER, "--input", str(tmp_path / "a.jsonl.gz"), "--output", str(tmp_path / "o")]
+    full = subprocess.run(
+        command(*words),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 1
+    assert "spool/00000.jsonl: cannot be written" in full.stderr
+    assert not (tmp_path / "o" / ".weighted-shards" / "spool").exists()
+
+
+def test_a_finished_build_can_be_run_again_on_a_full_disk(tmp_path: Path) -> None:
+    words = command("--output", str(tmp_path / "o"), "--workers", "1")
+    subprocess.run(words, check=True)
+    before = contents(tmp_path / "o")
+    assert len(before["manifest.json"]) > 4096
+    again = subprocess.run(
+        words,
+        # A page is what multiprocessing itself needs.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert_equal(contents(tmp_path / "o"), before)
 
 
 def build_here(output: Path, *, form: str = "parquet") -> Built:

@@ -97,6 +97,7 @@ def test_json_of_too_many_rejects_has_the_summary_and_the_error(tmp_path: Path) 
         (["--input", "gone.jsonl", *TOKENIZER], 1, "gone.jsonl: no such file"),
         (["--no-such-flag"], 2, "unrecognized arguments: --no-such-flag"),
         (["--max-reject-rate", "2"], 2, "argument --max-reject-rate: '2' is not a number"),
+        (["--workers", "hf_" + "a" * 20], 2, "argument --workers: '***' is not a whole number"),
     ],
 )
 def test_json_tells_what_went_wrong(flags: list[str], code: int, said: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.plan import Plan, differences, make_plan
+from pipeline.policy import Policy
 from pipeline.recipe import Recipe, make_recipe
 from pipeline.source.record import Piece, Source
 
@@ -105,6 +106,26 @@ def test_differences_name_what_is_another_now(recipe: Recipe) -> None:
         "schema: auto is now alpaca",
     ]
     assert differences(old.parts, old.parts) == []
+
+
+def test_differences_say_how_to_have_the_old_value_back(recipe: Recipe) -> None:
+    a, b = source("a", [5]), source("b", [5])
+    telling = replace(recipe, templates={"default": "{{ strftime_now('%d') }}"})
+    old = make_plan([a, b], telling, shard_size=10)
+    later = replace(telling, date="2026-03-15", policy=Policy(keep=("id", "when"), max_length=4000))
+    new = make_plan([b, a], later, shard_size=10)
+    assert differences(old.parts, new.parts) == [
+        f"date: {recipe.date} is now 2026-03-15 (--date {recipe.date} goes on with it)",
+        "inputs: the order a, b is now b, a",
+        "--keep: none is now id, when",
+        "--max-length: 0 is now 4000",
+    ]
+    assert differences(old.parts, make_plan([a], telling, shard_size=10).parts) == [
+        "inputs.b: is no longer given"
+    ]
+    one, another = ({**old.parts, "rules": {"f": digest * 64}} for digest in "01")
+    assert differences(one, another) == ["rules.f: the file's text has changed"]
+    assert differences({"rules": {}}, {"rules": one["rules"]}) == ["rules.f: is now given"]
 
 
 def test_no_machine_shows_in_the_fingerprint(recipe: Recipe, tmp_path: Path) -> None:

@@ -198,3 +198,62 @@ def test_mended_rejects_are_the_only_input_that_a_build_needs(tmp_path: Path) ->
     after = pq.read_table(second / "train-00000-of-00001.parquet").to_pylist()
     assert [r["input_ids"] for r in after] == [before[0]["input_ids"]] * 2
     assert [(r["source"], r["row"]) for r in after] == [("rejects.jsonl", 0), ("rejects.jsonl", 1)]
+
+
+@pytest.fixture
+def rejecting(tmp_path: Path) -> list[str]:
+    """The words of a build that leaves one reject, in ``o`` below the test's folder."""
+    (tmp_path / "x.jsonl").write_text(f"{json.dumps(TALK)}\n{{\n", encoding="utf-8")
+    words = ["--input", str(tmp_path / "x.jsonl"), "--output", str(tmp_path / "o")]
+    return [*words, "--max-reject-rate", "1"]
+
+
+def test_rejects_that_were_mended_in_place_are_not_replaced(
+    tmp_path: Path, rejecting: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*rejecting) == 0
+    path = tmp_path / "o" / "rejects.jsonl"
+    made = path.read_bytes()
+    for mended in (made.replace(b'"raw":"{"', b'"raw":"mended"'), b"", made):
+        path.write_bytes(mended)
+        shard = next((tmp_path / "o").glob("*.parquet"))
+        shard.unlink()  # a run that has something to do, too
+        edited = mended not in (b"", made)
+        assert run(*rejecting) == edited
+        assert path.read_bytes() == (mended if edited else made)
+        if edited:
+            told = capsys.readouterr().err
+            assert "rejects.jsonl: holds what this build did not write, mended rejects" in told
+            path.write_bytes(made)
+            assert run(*rejecting) == 0
+    path.write_bytes(b"notes")
+    assert run(*rejecting, "--overwrite") == 0
+    assert path.read_bytes() == made
+
+
+def test_a_file_of_somebody_else_is_not_replaced_by_rejects(
+    tmp_path: Path, rejecting: list[str]
+) -> None:
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text("years of work")
+    assert run(*rejecting, "--rejects", str(notes)) == 1
+    assert notes.read_text() == "years of work"
+    assert not list((tmp_path / "o").glob("*.parquet"))  # told before the work
+    other = [*rejecting, "--rejects", str(tmp_path / "shared.jsonl")]
+    assert run(*other) == 0
+    assert run(*other) == 0  # its own it may write again
+    other[other.index("--output") + 1] = str(tmp_path / "p")
+    (tmp_path / "x.jsonl").write_text(f"{json.dumps(TALK)}\n[\n", encoding="utf-8")
+    assert run(*other) == 1
+    assert run(*other, "--overwrite") == 0
+
+
+def test_rejects_that_cannot_be_written_are_told_before_the_work(
+    tmp_path: Path, rejecting: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (["--rejects", str(tmp_path / "file" / "r")], ["--rejects", str(tmp_path / "o")]):
+        assert run(*rejecting, *words) == 1
+        assert f"--rejects {words[1]}: " in capsys.readouterr().err
+        assert not list(tmp_path.glob("**/*.parquet"))
+        assert not list(tmp_path.glob(".*.tmp"))

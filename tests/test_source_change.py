@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import build, cli
 from pipeline import source as source_module
 from pipeline.errors import InputError
+from pipeline.output import open_output
+from pipeline.recipe import BUNDLED
 from pipeline.source import Source, read, survey
 
 LINES = b'{"a": 1}\n{"a": 2}\n'
@@ -42,7 +47,7 @@ def test_a_change_after_the_survey_is_an_error(tmp_path: Path, content: bytes) -
     path.write_bytes(LINES)
     source = surveyed(path)
     rewritten(path, content)
-    with pytest.raises(InputError, match=r"^x\.jsonl: changed during the build; start it again$"):
+    with pytest.raises(InputError, match=r"^x\.jsonl: changed during the build; run it "):
         records(source)
 
 
@@ -81,6 +86,30 @@ def test_a_columnar_file_that_changes_is_an_error(tmp_path: Path) -> None:
     rewritten(path, content)
     with pytest.raises(InputError, match="changed during the build"):
         records(source)
+
+
+def test_a_build_whose_input_grew_goes_on_where_nothing_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "a.jsonl", tmp_path / "o"
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path.write_text(json.dumps({"messages": talk}) + "\n")
+    words = ["--input", str(path), "--output", str(output), "--workers", "1"]
+    words += ["--tokenizer", str(BUNDLED / "tokenizer")]
+
+    def growing(*args: Any, **more: Any) -> Any:
+        opened = open_output(*args, **more)
+        path.write_text(path.read_text() * 2)
+        return opened
+
+    monkeypatch.setattr("pipeline.dataset.open_output", growing)
+    assert cli.run(build.main, words) == 1
+    assert "a.jsonl: changed during the build; run it again" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert cli.run(build.main, words) == 0
+    path.write_text(path.read_text() * 2)
+    assert cli.run(build.main, words) == 1  # now there is something to lose
+    assert "holds another build: inputs.a.jsonl.records: 2 is now 4" in capsys.readouterr().err
 
 
 def test_an_input_that_is_gone_is_an_input_error(tmp_path: Path) -> None:

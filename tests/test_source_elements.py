@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.errors import InputError, RecordError
 from pipeline.source import Record, decode, read, survey
 from pipeline.source.elements import split_array, split_values
 
@@ -29,7 +29,7 @@ def chunked(content: bytes, size: int) -> list[bytes]:
 
 def split(content: bytes, size: int = 7) -> list[bytes]:
     """The lines that ``split_array`` makes, without the white space at their ends."""
-    lines = b"".join(split_array(chunked(content, size))).split(b"\n")
+    lines = b"".join(split_array(chunked(content, size), label="x.json")).split(b"\n")
     assert not lines.pop().strip()
     return [line.strip() for line in lines]
 
@@ -62,29 +62,27 @@ def test_elements_are_those_of_json_loads(
 
 @settings(max_examples=300, deadline=None)
 @given(items=st.lists(VALUE, max_size=4), size=st.integers(1, 9), data=st.data())
-def test_a_cut_off_array_keeps_its_elements_and_shows_the_cut(
+def test_an_array_that_is_cut_anywhere_is_an_error(
     items: list[Any], size: int, data: st.DataObject
 ) -> None:
     content = json.dumps(items).encode()
     cut = content[: data.draw(st.integers(1, len(content) - 1))]
-    got = values(split(cut, size))
-    assert BAD in got
-    before = got[: got.index(BAD)]
-    # A number may be cut within its digits; everything else is as it was or bad.
-    assert repr(before[:-1]) == repr(items[: len(before)][:-1])
-    # "nul" is bad by itself, and an element outside of brackets cannot tell that it was cut.
-    assert got[len(before) :] in ([BAD], [BAD, BAD])
+    with pytest.raises(InputError, match=r"^x\.json: its JSON array is not closed"):
+        split(cut, size)
+
+
+@settings(max_examples=100, deadline=None)
+@given(items=st.lists(VALUE, max_size=4), more=st.lists(VALUE, max_size=4), size=st.integers(1, 9))
+def test_an_array_after_an_array_is_an_error(items: list[Any], more: list[Any], size: int) -> None:
+    content = json.dumps(items).encode() + b"\n" + json.dumps(more).encode()
+    with pytest.raises(InputError, match="is not all that the file holds"):
+        split(content, size)
 
 
 def test_exact_bytes_stay() -> None:
     content = b'[{"b":1.50,"a":1e+02,"b":12345678901234567890123}, "\\u00e9\\/" ]'
     expected = [b'{"b":1.50,"a":1e+02,"b":12345678901234567890123}', b'"\\u00e9\\/"']
     assert split(content) == expected
-
-
-def test_what_is_cut_off_or_left_over_stays_whole() -> None:
-    assert split(b'[1, "a\\') == [b"1", b'"a\\']
-    assert split(b"[1] , [2]") == [b"1", b"] , [2]"]
 
 
 @pytest.mark.parametrize(
@@ -95,22 +93,23 @@ def test_what_is_cut_off_or_left_over_stays_whole() -> None:
         (b"[1,]", [1, BAD]),
         (b"[,1]", [BAD, 1]),
         (b"[1,,2]", [1, BAD, 2]),
-        (b"[", [BAD]),
-        (b"[1", [1, BAD]),
-        (b"[1,", [1, BAD]),
-        (b'[1,{"a":', [1, BAD]),
-        (b'[1,"a', [1, BAD]),
         (b"[1,oops {},3]", [1, BAD, 3]),
-        (b"[1]x", [1, BAD]),
-        (b'[1] {"a": 1}', [1, BAD]),
-        (b"[] [2,3]", [BAD]),
-        (b"[1}", [1, BAD]),
         (b'["a\nb"]', [BAD]),
     ],
 )
 def test_damage_is_a_bad_record_in_its_place(content: bytes, expected: list[Any]) -> None:
     for size in range(1, len(content) + 1):
         assert values(split(content, size)) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[", b"[1", b"[1,", b'[1,{"a":', b'[1,"a', b"[1]x", b'[1] {"a": 1}', b"[] [2,3]", b"[1}"],
+)
+def test_an_array_that_does_not_end_with_its_file_is_an_error(content: bytes) -> None:
+    for size in range(1, len(content) + 1):
+        with pytest.raises(InputError):
+            split(content, size)
 
 
 @settings(max_examples=200, deadline=None)

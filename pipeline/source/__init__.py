@@ -106,7 +106,10 @@ def _stamped(source: Source) -> Source:
 
 
 def _changed(place: str) -> InputError:
-    return InputError(f"{place}: changed during the build; start it again")
+    return InputError(
+        f"{place}: changed during the build; run it again when the file is at rest, with "
+        "--overwrite where shards of its old state are finished"
+    )
 
 
 def _survey_lines(
@@ -124,8 +127,9 @@ def _survey_lines(
     if content.bom:
         parts, start = without_bom(parts), 3
     if content.layout != "lines":
-        split = split_array if content.layout == "array" else split_values
-        parts, form = split(parts), "elements"
+        array = content.layout == "array"
+        parts = split_array(parts, label=item.label) if array else split_values(parts)
+        form = "elements"
     if content.codec or form == "elements":
         path, start = target.with_suffix(".jsonl"), 0
         parts = kept(parts, path)
@@ -181,7 +185,7 @@ def read(
     except OSError as error:
         raise InputError(
             f"{piece.source}: cannot be read any more ({error.strerror or error}); "
-            "keep inputs in place until the build has ended, and start it again"
+            "keep inputs in place until the build has ended, and run it again"
         ) from error
 
 

@@ -83,7 +83,7 @@ def read(piece: Piece, *, batch_records: int, batch_bytes: int) -> Iterator[list
                 yield _records(part, columns, piece.source, row)
                 row += part.num_rows
     if row < piece.end:
-        raise InputError(f"{piece.source}: became shorter during the build; start it again")
+        raise InputError(f"{piece.source}: became shorter during the build; run it again at rest")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import InputError
 from pipeline.source.record import WHITE
 
 QUOTE, COMMA, BACKSLASH, NEWLINE, SPACE = b'",\\\n '
@@ -54,15 +55,14 @@ def _escaped(view: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return np.asarray(ends[(lengths % 2 == 1) & (ends < len(view))], np.int64)
 
 
-def split_array(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def split_array(chunks: Iterable[bytes], *, label: str) -> Iterator[bytes]:
     """The elements of one JSON array (its ``[`` the first byte that is not white), a line each.
 
     White space around an element stays, line ends inside it become carriage returns: the same
     outside of strings, and as forbidden inside. Memory is a few chunks, whatever an element's size.
-    Damage makes bad records, never a loss: an element that is no JSON is one record as it stands;
-    an array that is cut off ends in a bad record (what is left of its last element or, if that is
-    whole or absent, an empty line, as a comma too many gives); what follows the closing bracket is
-    one, with the bracket.
+    An element that is no JSON is one record as it stands, which is bad, and so is the empty one
+    that a comma too many gives. Raises InputError naming *label* for an array that is not closed,
+    or is not all that the file holds: how much is lost nobody knows, as with archives that are cut.
     """
     scanner, parts = _Scanner(), _paired(chunks)
     opened = separated = filled = False  # filled: the open element has a byte that is not white
@@ -80,29 +80,20 @@ def split_array(chunks: Iterable[bytes]) -> Iterator[bytes]:
         separated |= begun > 0
         yield line[:stop].tobytes()
         if len(closing):
+            if chunk[stop : stop + 1] != b"]":
+                raise _damaged(label, "is not closed")
             yield b"\n" * (filled or separated)
-            yield from _left(chunk[stop:], parts)
+            if any(part.strip(WHITE) for part in chain([chunk[stop + 1 :]], parts)):
+                raise _damaged(label, "is not all that the file holds")
             return
-    if filled:
-        yield b"\n"
-    if scanner.depth == 1 and not scanner.inside:
-        yield b"\n"
+    raise _damaged(label, "is not closed")
 
 
-def _left(chunk: bytes, parts: Iterator[bytes]) -> Iterator[bytes]:
-    """What follows an array, as one record that starts with its closing bracket: never valid."""
-    bracket, rest = chunk[:1], chunk[1:]
-    bad = bracket != b"]"
-    if bad:
-        yield bracket
-    for part in chain([rest], parts):
-        if not bad and part.strip(WHITE):
-            bad = True
-            yield bracket
-        if bad:
-            yield part.replace(b"\n", b"\r")
-    if bad:
-        yield b"\n"
+def _damaged(label: str, fact: str) -> InputError:
+    return InputError(
+        f"{label}: its JSON array {fact}: it is cut off, or a bracket in it is missing or one too "
+        "many; fetch or write the file again"
+    )
 
 
 def split_values(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -116,7 +116,9 @@ def read(piece: Piece, *, batch_records: int, batch_bytes: int) -> Iterator[list
             # readlines goes on while the sum is not *above* the hint, so it may pass the end.
             lines = file.readlines(min(batch_bytes, piece.end - position))
             if not lines:
-                raise InputError(f"{piece.source}: became shorter during the build; start it again")
+                raise InputError(
+                    f"{piece.source}: became shorter during the build; run it again at rest"
+                )
             batch: list[Record] = []
             for text in lines:
                 if position >= piece.end:
