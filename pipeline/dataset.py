@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
-from pipeline.errors import BuildError, ConfigurationError, EngineMismatch, InputError
+from pipeline.errors import BuildError, EngineMismatch, InputError
 from pipeline.lock import locked
 from pipeline.manifest import Manifest, make_manifest
 from pipeline.order import Step
@@ -26,6 +26,7 @@ from pipeline.output import (
     prepare_output,
     require_rejects,
     require_space,
+    require_unwritten,
 )
 from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.policy import ROW_TIMEOUT, SHARD_SIZE
@@ -75,15 +76,17 @@ def build_dataset(
     started = time.monotonic()
     progress = progress or Progress(None)
     rejects = rejects or output / "rejects.jsonl"
-    # Not Path.resolve, which calls a link to itself a RuntimeError.
-    if os.path.realpath(rejects) in map(os.path.realpath, inputs):
-        raise ConfigurationError(f"--rejects {rejects}: is an input; choose another file")
     require_rejects(rejects, output)
     prepare_output(output)
     with locked(output), hire(workers) as crew:
         with progress.stage("reading the inputs"):
             spool = output / WORK / SPOOL
-            sources = survey(inputs, spool=spool, piece_bytes=piece_size(shard_size))
+            sources = survey(
+                inputs,
+                spool=spool,
+                piece_bytes=piece_size(shard_size),
+                heed=partial(require_unwritten, output=output, rejects=rejects),
+            )
         if not any(source.records for source in sources):
             names = ", ".join(source.name for source in sources[:3])
             raise InputError(

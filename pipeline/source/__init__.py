@@ -7,7 +7,7 @@ read:   a piece ─▶ batches of records, undecoded ─▶ decode
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,12 @@ TINY = 1 << 14  # bytes of a piece: a batch costs as much as ten conversations
 
 
 def survey(
-    inputs: Sequence[str], *, spool: Path, piece_bytes: int, piece_rows: int = 8192
+    inputs: Sequence[str],
+    *,
+    spool: Path,
+    piece_bytes: int,
+    piece_rows: int = 8192,
+    heed: Callable[[list[Path]], None] | None = None,
 ) -> list[Source]:
     """Sources in the order of *inputs* (files, folders, globs, hub ids, ``-``), hashed and cut.
 
@@ -32,11 +37,15 @@ def survey(
     standard input) is unpacked into the folder *spool*, which is made only if needed and has to
     outlive the reading. Names, hashes and pieces are functions of the content and of where a file
     lies below the folder given. An empty file is a source without pieces. Raises InputError for an
-    input that is missing or damaged, BuildError if the spool cannot be written.
+    input that is missing or damaged, BuildError if the spool cannot be written; *heed* sees
+    the paths of all files before one is read, and may raise.
     """
+    found = resolve(inputs)
+    if heed is not None:
+        heed([item.path for item in found if item.path is not None])
     return [
         _survey_input(item, Path(spool) / f"{number:05d}", piece_bytes, piece_rows)
-        for number, item in enumerate(resolve(inputs))
+        for number, item in enumerate(found)
     ]
 
 
