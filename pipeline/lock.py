@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -38,8 +39,9 @@ def locked(output: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        # A full disk takes no note of who holds the lock, which holds all the same.
+        with contextlib.suppress(OSError):
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         finally:
