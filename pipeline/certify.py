@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         certificate = examine(vocabulary)
         known[certificate_key(certificate)] = certificate
-        print(_line(name, certificate, time.monotonic() - started))
+        cli.put(_line(name, certificate, time.monotonic() - started))
     if args.write:
         write_shipped(known, args.write)
     return 0

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0; RuleError where a file is wrong, or an example is not as it is marked."""
     args = _parser().parse_args(argv)
     if args.json_schema:
-        print(render_schema(), end="")
+        cli.put(render_schema().removesuffix("\n"))
         return 0
     if args.diff:
         return _compare(args)
@@ -102,24 +102,24 @@ def _check(path: Path) -> bool:
     for failure in failures:
         _tell(failure)
     if lack:
-        print(f"{path.name}: {lack}; add one, so that the rules cannot change unseen")
+        cli.put(f"{path.name}: {lack}; add one, so that the rules cannot change unseen")
     if failures or lack:
         return False
     told = f"{len(file.examples)} examples right" if file.examples else "read, has no examples"
-    print(f"{path.name}: {told} ({1000 * (time.perf_counter() - started):.0f} ms)")
+    cli.put(f"{path.name}: {told} ({1000 * (time.perf_counter() - started):.0f} ms)")
     return True
 
 
 def _say(line: str) -> None:
     """What standard output's encoding has no character for is escaped, never an error."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding))
+    cli.put(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _tell(failure: Failure) -> None:
     _say(failure.message)
     if failure.shown:
-        print("  the rules change:")
+        cli.put("  the rules change:")
         for line in failure.shown.splitlines():
             _say(f"    {line}")
 

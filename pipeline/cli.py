@@ -97,8 +97,6 @@ def run(main: Main, argv: Sequence[str] | None) -> int:
         _require_text(words)
         code = main(argv)
         say()
-    except BrokenPipeError:  # somebody has closed our output (`| head`), and wants no more of it
-        return 0
     except (Exception, KeyboardInterrupt, Terminated, _Misuse) as error:  # noqa: BLE001 - what is no error of ours is a bug, and says so
         code, told = _judge(error)
         if "--json" in words:
@@ -147,14 +145,22 @@ def _require_text(words: Sequence[str]) -> None:
             ) from None
 
 
+def put(text: str) -> None:
+    """Prints a line; nothing where the reader has gone (``| head``), who wants no more of them.
+
+    The command goes on, for its exit code is not the reader's: 0 would hide what it found wrong.
+    """
+    with contextlib.suppress(BrokenPipeError):
+        print(text)
+
+
 def say(text: str | None = None) -> None:
-    """Prints *text*, with all that was printed before; ConfigurationError where it cannot be."""
+    """As `put`, with all that was put before; ConfigurationError where it cannot be printed."""
     try:
         if text is not None:
-            print(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
+            put(text)
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
     except OSError as error:
         raise ConfigurationError(
             f"standard output: cannot be written ({error.strerror}), but all else is done; "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pipeline.building import BuildJob
 from pipeline.built import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
-from pipeline.errors import ConfigurationError, EngineMismatch, InputError
+from pipeline.errors import EngineMismatch, InputError
 from pipeline.lock import locked
 from pipeline.manifest import make_manifest
 from pipeline.order import Step
@@ -27,6 +26,7 @@ from pipeline.output import (
     require_own,
     require_rejects,
     require_space,
+    require_unwritten,
     unpacking,
 )
 from pipeline.plan import Plan, make_plan, piece_size
@@ -65,23 +65,22 @@ def build_dataset(
     started = time.monotonic()
     progress = progress or Progress(None)
     rejects = rejects or output / "rejects.jsonl"
-    # Not Path.resolve, which calls a link to itself a RuntimeError.
-    if os.path.realpath(rejects) in map(os.path.realpath, inputs):
-        raise ConfigurationError(
-            f"{rejects}: is an input, and where the rejects would go; choose another --rejects or "
-            "--output"
-        )
     require_rejects(rejects, output)
     prepare_output(output)
-    with locked(output), unpacking(output) as spool, hire(workers, BuildJob.__module__) as crew:
+
+    def heed(found: Iterable[Path]) -> None:
+        require_unwritten(found, output=output, rejects=rejects)
         if not overwrite:
             require_own(rejects, output)
+
+    with locked(output), unpacking(output) as spool, hire(workers, BuildJob.__module__) as crew:
         with progress.stage("reading the inputs", unit=BYTES) as tell:
             sources = survey(
                 inputs,
                 spool=spool,
                 piece_bytes=piece_size(shard_size),
                 heard=lambda total, size: tell(Step(size), of=total),
+                heed=heed,
             )
         if not any(source.records for source in sources):
             names = ", ".join(source.name for source in sources[:3])

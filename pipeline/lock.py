@@ -19,12 +19,6 @@ LOCK = "lock"
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
-def _sign(path: Path) -> None:
-    """Who holds it, for those that are refused; a full disk keeps only that from them."""
-    with contextlib.suppress(OSError):
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
-
-
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Holds *output*, a folder that `prepare_output` made; BuildError where another process does.
@@ -44,7 +38,10 @@ def locked(output: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        _sign(path)
+        file.truncate(0)
+        # A full disk takes no note of who holds the lock, which holds all the same.
+        with contextlib.suppress(OSError):
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ so a folder that has one is finished.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -90,7 +91,7 @@ def read_manifest(output: Path) -> Manifest | None:
     """The folder's manifest, None where it has none; BuildError where it is not one of ours."""
     path = output / NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_state(path))
         return _require_known(msgspec.convert(value, Manifest))
     except FileNotFoundError:
         return None
@@ -98,6 +99,13 @@ def read_manifest(output: Path) -> Manifest | None:
         raise BuildError(
             f"{path}: not a manifest of this version: {error}; choose another --output"
         ) from error
+
+
+def read_state(path: Path) -> str:
+    """Text of a file that a build has written; OSError where a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file")
+    return path.read_text(encoding="utf-8")
 
 
 def _require_known(manifest: Manifest) -> Manifest:

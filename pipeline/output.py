@@ -8,13 +8,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.lock import LOCK
-from pipeline.manifest import NAME, Manifest, write_manifest
+from pipeline.manifest import NAME, Manifest, read_state, write_manifest
 from pipeline.plan import Plan, Task, differences
 from pipeline.shards import file_digest, put_file, shard_name, write_arrow_state, write_json
 from pipeline.source.inputs import WORK
@@ -49,23 +51,31 @@ def prepare_output(output: Path) -> None:
                 "empty it"
             )
         (output / WORK).mkdir(exist_ok=True)
-        _refuse_links(output)
+        _refuse_strange(output)
     except OSError as error:
         raise BuildError(f"{output}: cannot be used: {error}; choose another --output") from error
 
 
-def _refuse_links(output: Path) -> None:
+def _refuse_strange(output: Path) -> None:
     """BuildError for a link where a build writes or removes: it would do so somewhere else.
 
-    Finished shards may be links; they are replaced, never written through.
+    And for a named pipe or a device where it reads: it would wait for ever. Finished shards may be
+    links; they are replaced, never written through.
     """
     work = output / WORK
-    inside = [work, *(work.iterdir() if not work.is_symlink() else ())]
-    for path in [*inside, *output.glob(".*.tmp")]:
+    for path in [work, *_inside(work), *_inside(work / SPOOL), *output.glob(".*.tmp")]:
         if path.is_symlink():
             raise BuildError(
                 f"{path}: is a symbolic link, where only a build's own files may lie; remove it"
             )
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BuildError(
+                f"{path}: is a pipe or a device, where only a build's own files may lie; remove it"
+            )
+
+
+def _inside(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def require_rejects(rejects: Path, output: Path) -> None:
@@ -79,8 +89,7 @@ def require_rejects(rejects: Path, output: Path) -> None:
         )
     # Not Path.resolve, which calls a link to itself a RuntimeError.
     where, home = Path(os.path.realpath(rejects)), Path(os.path.realpath(output))
-    ours = where.parent == home and where.name != "rejects.jsonl" and _OURS.fullmatch(where.name)
-    if ours or where == home or home / WORK in (where, *where.parents):
+    if where == home or (where != home / "rejects.jsonl" and _is_ours(where, home)):
         raise ConfigurationError(
             f"--rejects {rejects}: is a name that the build itself uses; choose another"
         )
@@ -126,6 +135,29 @@ def require_own(rejects: Path, output: Path) -> None:
 
 def _unfinished(rejects: Path) -> Path:
     return rejects.with_name(f".{rejects.name}.tmp")
+
+
+def require_unwritten(inputs: Iterable[Path], *, output: Path, rejects: Path) -> None:
+    """Raises ConfigurationError where a build would replace or remove one of its *inputs*."""
+    replaced, home = os.path.realpath(rejects), Path(os.path.realpath(output))
+    for path in inputs:
+        where, named = Path(os.path.realpath(path)), os.path.realpath(path.parent)
+        if str(where) == replaced:
+            raise ConfigurationError(
+                f"{rejects}: is an input, and where the rejects would go; choose another --rejects "
+                "or --output"
+            )
+        if _is_ours(where, home) or _is_ours(Path(named, path.name), home):
+            raise ConfigurationError(
+                f"--output {output}: the build would replace or remove {path.name} there, which is "
+                "an input; choose another"
+            )
+
+
+def _is_ours(path: Path, home: Path) -> bool:
+    """Whether builds in the folder *home* keep files of that name; both without links."""
+    named = path.parent == home and _OURS.fullmatch(path.name) is not None
+    return named or home / WORK in (path, *path.parents)
 
 
 def discard_results(output: Path) -> None:
@@ -179,11 +211,13 @@ def _refuse_another(output: Path, plan: Plan) -> None:
     """Raises BuildError, naming each difference, where the folder holds another build."""
     for path in (output / NAME, output / WORK / _PLAN):
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = json.loads(read_state(path))
             parts, fingerprint = known["parts"], known["fingerprint"]
+            if not isinstance(parts, dict):
+                raise TypeError("its parts are no object")
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise BuildError(
                 f"{path}: cannot be read: {error}; use --overwrite or choose another --output"
             ) from error
@@ -204,8 +238,11 @@ def _any_finished(output: Path) -> bool:
 def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> TaskDone | None:
     """The task's result, if its shard and its rejects are there as the sidecar says."""
     try:
-        done = TaskDone(**json.loads(sidecar(output, task.index).read_text(encoding="utf-8")))
-        if done.file != shard_name(str(plan.parts["format"]), task.index, task.count):
+        done = msgspec.json.decode(sidecar(output, task.index).read_bytes(), type=TaskDone)
+        msgspec.convert(done.counts, dict[str, int | float])
+        name = shard_name(str(plan.parts["format"]), task.index, task.count)
+        # Shards are found by their names, tasks by their numbers, and the manifest sums both.
+        if (done.file, done.index, done.rows) != (name, task.index, done.counts.get("rows", 0)):
             return None
         whole = (output / done.file).stat().st_size == done.bytes
         rejects = reject_file(output, task.index)
@@ -214,7 +251,7 @@ def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> Task
         told = (done.sha256, done.rejects_sha256)
         if verify and (file_digest(output / done.file), file_digest(rejects)) != told:
             return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, RecursionError):
         return None
     return done
 

@@ -226,7 +226,7 @@ def _say(lines: Iterable[str]) -> None:
     """What standard output's encoding has no character for is escaped, never an error."""
     encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        print(line.encode(encoding, "backslashreplace").decode(encoding))
+        cli.put(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _write(path: Path, page: str) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
 from pipeline.findings import shorten
-from pipeline.redaction import redact
 from pipeline.verification import Verified, verify_output
 
 
@@ -29,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     faults = verified.findings.lines()
     if faults and not args.quiet:
         faults.append(f"{verified.findings.total:,} faults in {verified.folder}")
-    sys.stderr.writelines(f"{redact(line)}\n" for line in faults)
+    for line in faults:
+        cli.complain(line)
     if args.json:
-        sys.stdout.write(f"{_as_json(verified)}\n")
+        cli.say(_as_json(verified))
     elif verified.sound and not args.quiet:
-        sys.stdout.write(f"{_summary(verified)}\n")
+        cli.say(_summary(verified))
     return 0 if verified.sound else 1
 
 

@@ -492,9 +492,34 @@ def test_rejects_never_replace_an_input(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(*RULE, *flags, "--rejects", f"{tmp_path}/./a.jsonl") == 1
     assert "is an input, and where the rejects would go; choose another" in capsys.readouterr().err
     assert Path(source).read_text() == json.dumps(talk()) + "\n"
+    for word in (str(tmp_path), f"{tmp_path}/*.jsonl"):  # in a folder or a glob it is one too
+        flags[1] = word
+        assert run(*RULE, *flags, "--rejects", source) == 1
+        assert (
+            "is an input, and where the rejects would go; choose another" in capsys.readouterr().err
+        )
+        assert Path(source).read_text() == json.dumps(talk()) + "\n"
     (tmp_path / "file").write_text("")
     assert run(*RULE, *flags, "--rejects", str(tmp_path / "file" / "r.jsonl")) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["rejects.jsonl", "train-00000-of-00001.parquet"])
+def test_overwriting_removes_no_input(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mended rejects, say, that are built into the folder where they lie."""
+    folder, link = tmp_path / "o", tmp_path / "link"
+    source = write_lines(tmp_path / "a.jsonl", [talk(), {"id": 1}])
+    flags = [*TOKENIZER, "--output", str(folder), "--workers", "1"]
+    run("--input", source, *flags)
+    link.symlink_to(folder / name)
+    before = files_of(folder)
+    for word in (str(folder / name), str(link)):
+        more = ["--overwrite", "--rejects", str(tmp_path / "new.jsonl")]
+        assert run("--input", word, *flags, *more) == 1
+        assert "would replace or remove" in capsys.readouterr().err
+        assert files_of(folder) == before
 
 
 def test_a_file_that_cannot_grow_ends_with_1_and_the_build_can_go_on(tmp_path: Path) -> None:

@@ -199,6 +199,19 @@ def test_a_shard_damaged_in_place_is_found_with_verify_and_built_again(tmp_path:
     assert_equal(contents(tmp_path), before)
 
 
+def test_a_disk_without_a_byte_left_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a write names no file
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert cli.run(build.main, [*RULES, "--output", str(tmp_path), "--workers", "1"]) == 1
+    place = tmp_path / ".weighted-shards" / "plan.json"
+    told = f"{place}: cannot be written (No space left on device); make room"
+    assert told in capsys.readouterr().err
+
+
 def test_a_disk_that_is_too_small_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

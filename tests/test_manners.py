@@ -213,6 +213,36 @@ def test_a_reader_that_wants_no_more_is_no_error(tmp_path: Path) -> None:
         assert running.stderr.read() == b""
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_reader_that_has_gone_hides_no_exit_code(flags: list[str], tmp_path: Path) -> None:
+    """A reader that wants no more says nothing of the records, or of the folder."""
+    source = records(tmp_path / "a.jsonl", "{", "{")
+    words = ["--input", source, "--output", str(tmp_path / "o"), "--workers", "1", *TOKENIZER]
+    assert _unread("stdout", "pipeline.build", *words, *flags) == 1
+    (tmp_path / "o" / "rejects.jsonl").unlink()
+    assert _unread("stdout", "pipeline.verify", str(tmp_path / "o"), *flags) == 1
+    assert _unread("stderr", "pipeline.verify", str(tmp_path / "o"), *flags) == 1
+
+
+def _unread(stream: str, *argv: str) -> int:
+    """The exit code of a command whose stdout, or stderr, is a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: write}
+    done = subprocess.run([PYTHON, "-m", *argv], cwd=ROOT, check=False, timeout=120, **streams)  # type: ignore[call-overload] # mypy knows no such mapping
+    os.close(write)
+    return int(done.returncode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+def test_faults_that_cannot_be_told_leave_the_summary(tmp_path: Path) -> None:
+    assert build(tmp_path / "o").returncode == 0
+    (tmp_path / "o" / "rejects.jsonl").write_text("{}\n")
+    done = run("pipeline.verify", str(tmp_path / "o"), "--json", through="2>/dev/full")
+    assert done.returncode == 1
+    assert only_line(done.stdout)["sound"] is False
+
+
 def test_a_summary_can_be_printed_in_any_encoding(tmp_path: Path) -> None:
     done = build(tmp_path / "重", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0

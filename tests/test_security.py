@@ -272,7 +272,13 @@ def test_a_sidecar_with_a_path_is_no_result(source: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "link",
-    [WORK, f"{WORK}/train-00000-of-00001.parquet.tmp", f"{WORK}/spool", ".rejects.jsonl.tmp"],
+    [
+        WORK,
+        f"{WORK}/train-00000-of-00001.parquet.tmp",
+        f"{WORK}/spool",
+        f"{WORK}/spool/00000.jsonl",
+        ".rejects.jsonl.tmp",
+    ],
 )
 def test_links_in_an_output_folder_are_not_written_through(
     link: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -281,16 +287,65 @@ def test_links_in_an_output_folder_are_not_written_through(
     kept = victim / "notes.txt" if link in (WORK, f"{WORK}/spool") else victim
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("mine")
-    (folder / WORK).mkdir(parents=True)
-    if link == WORK:
-        (folder / WORK).rmdir()
+    (folder / link).parent.mkdir(parents=True)
     (folder / link).symlink_to(victim)
+    if folder == (folder / link).parent and link != WORK:
+        (folder / WORK).mkdir()
     for flags in ((), ("--overwrite",)):
         assert built(source, folder, *flags) == 1
         assert "is a symbolic link, where only a build's own files may lie" in (
             capsys.readouterr().err
         )
         assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", f"{WORK}/plan.json", f"{WORK}/00000.json"])
+def test_a_pipe_in_an_output_folder_is_not_waited_for(
+    name: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert built(source, folder) == 0
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert built(source, folder) == 1
+    assert f"{folder / name}: " in capsys.readouterr().err
+    if name == "manifest.json":
+        arguments = [str(folder), "--rules", "--output", str(tmp_path / "new"), "--workers", "1"]
+        assert cli.run(reweight.main, arguments) == 1
+        assert "is no file" in capsys.readouterr().err
+
+
+STATES: list[Any] = [[], {}, None, {"parts": [], "fingerprint": "x"}, {"parts": None}]
+
+
+@pytest.mark.parametrize("text", [*map(json.dumps, STATES), "[" * 100_000, "\0"])
+@pytest.mark.parametrize("name", ["manifest.json", f"{WORK}/plan.json"])
+def test_a_state_edited_by_hand_is_told_in_one_message(
+    name: str, text: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert built(source, folder) == 0
+    (folder / name).write_text(text)
+    assert built(source, folder) == 1
+    assert f"{folder / name}: cannot be read: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, "x", [], -1, 7, 1.5, {"tokens": "x"}, {"rows": 4}])
+@pytest.mark.parametrize("key", ["counts", "index", "rows"])
+def test_a_sidecar_edited_by_hand_is_no_result(
+    key: str, value: Any, source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert built(source, folder) == 0
+    path, manifest = folder / WORK / "00000.json", (folder / "manifest.json").read_bytes()
+    expected = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(expected), key: value}))
+    assert built(source, folder) == 0
+    assert path.read_bytes() == expected
+    assert (folder / "manifest.json").read_bytes() == manifest
+    path.write_text("[" * 100_000)
+    assert built(source, folder) == 0
+    assert path.read_bytes() == expected
 
 
 def test_a_link_to_a_shard_is_replaced_not_written_through(source: Path, tmp_path: Path) -> None:

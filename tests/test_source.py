@@ -140,11 +140,12 @@ def test_content_goes_before_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x"])
-def test_a_broken_first_line_costs_one_record(tmp_path: Path, name: str) -> None:
-    (source,) = surveyed(written(tmp_path / name, b'{"messages": [{"role":\n' + LINES))
+@pytest.mark.parametrize("first", [b'{"messages": [{"role":', b"[{", b"[oops]", b"[" * 9999])
+def test_a_broken_first_line_costs_one_record(first: bytes, tmp_path: Path, name: str) -> None:
+    (source,) = surveyed(written(tmp_path / name, first + b"\n" + LINES))
     got = [r.raw for p in source.pieces for batch in read(p) for r in batch]
     assert source.records == len(got) == len(ROWS) + 1
-    assert got[0] == b'{"messages": [{"role":'
+    assert got[0] == first
 
 
 def test_a_nul_byte_costs_one_record(tmp_path: Path) -> None:

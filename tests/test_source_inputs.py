@@ -60,6 +60,16 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert set(got) == {"link/x.jsonl", "up/elsewhere/x.jsonl", "y.jsonl", "z.jsonl"}
 
 
+def test_a_pipe_is_read_where_it_is_named_and_not_waited_for_in_a_folder(tmp_path: Path) -> None:
+    written(tmp_path / "a.jsonl")
+    os.mkfifo(tmp_path / "b.jsonl")
+    told = f"{tmp_path / 'b.jsonl'}: is a pipe, a socket or a device; remove it, or name it"
+    assert told in error(tmp_path)
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "b.jsonl").symlink_to("/dev/zero")  # it would fill the disk
+    assert told in error(tmp_path)
+
+
 def test_a_glob_names_its_files_from_where_it_is_plain(tmp_path: Path) -> None:
     for name in ["a/x.jsonl", "b/x.jsonl", "b/c/y.jsonl", "b/notes.md", "b/manifest.json"]:
         written(tmp_path / name)

@@ -41,6 +41,7 @@ def survey(
     piece_bytes: int,
     piece_rows: int = 8192,
     heard: Callable[[int, int], None] | None = None,
+    heed: Callable[[list[Path]], None] | None = None,
 ) -> list[Source]:
     """Sources in the order of *inputs* (files, folders, globs, hub ids, ``-``), hashed and cut.
 
@@ -48,11 +49,13 @@ def survey(
     standard input) is unpacked into the folder *spool*, which is made only if needed and has to
     outlive the reading. Names, hashes and pieces are functions of the content and of where a file
     lies below the folder given. An empty file is a source without pieces. *heard* is told how many
-    bytes there are in all files (0 where that is not known) and of those that have been read.
-    Raises InputError for an input that is missing or damaged, BuildError if the spool cannot be
-    written.
+    bytes there are in all files (0 where that is not known) and of those that have been read;
+    *heed* sees the paths of all files before one is read, and may raise. Raises InputError for an
+    input that is missing or damaged, BuildError if the spool cannot be written.
     """
     items = resolve(inputs)
+    if heed is not None:
+        heed([item.path for item in items if item.path is not None])
     total = _size(items) if heard else 0
     told = partial(heard, total) if heard else unheard
     return [

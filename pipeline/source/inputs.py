@@ -122,6 +122,10 @@ def _file(path: Path, shown: int) -> Input:
 
 
 def _members(root: Path, paths: list[Path]) -> list[Input]:
+    for path in paths:
+        # Who names a pipe wants it read; one that lies in a folder would be waited for, for ever.
+        if path.exists() and not path.is_file():
+            raise fault(path, "is a pipe, a socket or a device; remove it, or name it as an input")
     return [_file(path, len(path.relative_to(root).parts)) for path in paths]
 
 

@@ -113,7 +113,8 @@ def _layout(body: bytes, name: str) -> str:
     first, ended, rest = body.partition(b"\n")
     if body[:1] == b"[":
         second = rest.lstrip(WHITE).partition(b"\n")[0]
-        return "lines" if second.startswith(b"[") and _is_json(first) else "array"
+        lines = second.startswith(b"[") and _is_json(first)
+        return "lines" if lines or _are_lines(rest) else "array"
     if body[:1] != b"{" or _is_json(first):
         return "lines"
     value = b"".join(split_values([body])).partition(b"\n")[0]
@@ -125,6 +126,17 @@ def _layout(body: bytes, name: str) -> str:
         return "lines"
     named = re.search(r"\.(jsonl|ndjson)\b", name, re.IGNORECASE)
     return "lines" if named or not ended else "values"
+
+
+def _are_lines(text: bytes) -> bool:
+    """Whether two lines that follow one another are objects: in no array, which has commas."""
+    before = False
+    for line in text.split(b"\n", LOOKED_AT)[:LOOKED_AT]:
+        whole = line.startswith(b"{") and line.rstrip(WHITE).endswith(b"}") and _is_json(line)
+        if whole and before:
+            return True
+        before = whole
+    return False
 
 
 def _is_json(text: bytes) -> bool:
