@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.errors import RecordError
 from pipeline.regions import Turn
 from pipeline.rules import RuleSet, Talk, compose, parse_rule_file
-from pipeline.rules.pattern import compile_pattern, is_anchored, required_texts
+from pipeline.rules.pattern import compile_pattern, is_anchored, quick_length, required_texts
 from pipeline.spans import Span
 from tests.reference import SlowMessage, claim_characters
 
@@ -239,6 +239,37 @@ def test_what_a_pattern_cannot_match_without_hides_no_match(source: str, texts: 
             found = [match.span() for match in pattern.finditer(text, timeout=5)]
             match = pattern.match(text, timeout=5)
             assert found == ([match.span()] if match else [])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    source=st.lists(
+        st.sampled_from([*"aaab.|()*+?", "*?", "+?", "(?:", "[ab]", "{2,9}"]),
+        min_size=2,
+        max_size=14,
+    ).map("".join),
+    unit=st.sampled_from(["a", "b", "ab", "aab"]),
+)
+@example("a*a*b", "a")
+@example("(a*|a)(a|a)(a|a)b", "a")
+@example("a?a?a?a?a?a?a?a?aaaaaaaab", "a")
+@example("(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)b", "a")
+@example(".*.*.*b", "a")
+def test_what_needs_no_time_limit_takes_no_time(source: str, unit: str) -> None:
+    try:
+        pattern = compile_pattern(source)
+    except ValueError:
+        return
+    text = unit * (min(quick_length(pattern), 30_000) // len(unit))
+    list(pattern.finditer(text, timeout=2))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["(?:a|aa)+c", "(a*)*b", r"(a)\1b", "(?i)a", "(?=a*)b", "a{e<=1}b", "[[a]--[b]]", "(?>a*)b"],
+)
+def test_what_repeats_a_group_or_looks_around_has_a_time_limit(source: str) -> None:
+    assert quick_length(compile_pattern(source)) == 0
 
 
 @pytest.mark.parametrize(

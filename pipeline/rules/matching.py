@@ -12,6 +12,7 @@ import regex
 from pipeline.errors import RecordError
 from pipeline.regions import Turn, divide
 from pipeline.rules.entry import Condition, Entry, FieldTest, Pattern
+from pipeline.rules.pattern import quick_length
 from pipeline.spans import Span, join
 
 TIME_LIMIT = 5.0  # seconds for all rules on one row; sane patterns take microseconds
@@ -45,7 +46,8 @@ class Talk(NamedTuple):
 class Matcher(NamedTuple):
     """An entry in a rule set: ``first`` is the index of its first rule, ``name`` what errors say;
     ``everyone``: all roles carry loss; ``plain``: a pattern for all that the assistant says;
-    ``mixes``: its claims may overlap or come unsorted."""
+    ``mixes``: its claims may overlap or come unsorted; ``quick``: up to so many characters a match
+    needs no time limit."""
 
     entry: Entry
     first: int
@@ -53,6 +55,7 @@ class Matcher(NamedTuple):
     everyone: bool
     plain: bool
     mixes: bool
+    quick: int
 
 
 def make_matcher(entry: Entry, first: int, name: str, *, everyone: bool) -> Matcher:
@@ -68,7 +71,8 @@ def make_matcher(entry: Entry, first: int, name: str, *, everyone: bool) -> Matc
     )
     # (?r) finds the last match first, and groups in lookarounds may overlap.
     backwards = entry.pattern is not None and entry.pattern.flags & regex.REVERSE
-    return Matcher(entry, first, name, everyone, plain, bool(entry.group or backwards))
+    quick = quick_length(entry.pattern) if entry.pattern is not None else 0
+    return Matcher(entry, first, name, everyone, plain, bool(entry.group or backwards), quick)
 
 
 def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
@@ -117,7 +121,7 @@ def find_said(chosen: Iterable[tuple[Matcher, Sequence[Piece]]], text: str) -> l
         rule, group = matcher.first, matcher.entry.group or 0
         try:
             for message, start, end in pieces:  # noqa: B007 - an error names the last message
-                for match in _matches(matcher.entry, text[start:end], deadline):
+                for match in _matches(matcher, text[start:end], deadline):
                     for a, b in match.spans(group):
                         if a < b:
                             found.append(Claim(rule, start + a, start + b))
@@ -309,7 +313,7 @@ class _Search:
         if entry.sections:
             yield from self._sections(matcher, piece, start)
             return
-        for match in _matches(entry, piece, self.deadline):
+        for match in _matches(matcher, piece, self.deadline):
             rule = first
             if entry.markers:
                 kind = next(k for group, k, _ in entry.markers if match.end(group) >= 0)
@@ -324,7 +328,7 @@ class _Search:
         """Markers, and what follows each up to the next."""
         entry, first = matcher.entry, matcher.first
         position, rule = 0, -1
-        for match in _matches(entry, piece, self.deadline):
+        for match in _matches(matcher, piece, self.deadline):
             a, b = match.span()
             if a == b:
                 continue
@@ -346,15 +350,19 @@ def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), _NEVER)
 
 
-def _matches(entry: Entry, piece: str, deadline: float) -> Iterable[Any]:
-    assert entry.pattern is not None
-    if entry.where.anchored:
-        found = entry.pattern.match(piece, timeout=_left(deadline))
-        return [found] if found else []
-    if entry.where.first:
-        found = entry.pattern.search(piece, timeout=_left(deadline))
-        return [found] if found else []
-    return entry.pattern.finditer(piece, timeout=_left(deadline))
+def _matches(matcher: Matcher, piece: str, deadline: float) -> Iterable[Any]:
+    pattern, where = matcher.entry.pattern, matcher.entry.where
+    assert pattern is not None
+    left = None if len(piece) <= matcher.quick else _left(deadline)
+    if left is None and time.monotonic() > deadline:  # a row may have many pieces
+        raise TimeoutError
+    if where.anchored:
+        found = pattern.match(piece, timeout=left)
+    elif where.first:
+        found = pattern.search(piece, timeout=left)
+    else:
+        return pattern.finditer(piece, timeout=left)
+    return [found] if found else []
 
 
 def field_of(record: Mapping[str, Any], path: str) -> Any:
