@@ -252,8 +252,8 @@ def _fields(table: pa.Table, place: Place, findings: Findings, keep: Sequence[st
         except (msgspec.DecodeError, RecursionError) as error:
             findings.add("fields", place(row), f"fields: not JSON ({error})")
             continue
-        if not isinstance(value, dict):
-            findings.add("fields", place(row), f"fields: {text[:40]!r} is no object")
+        if not isinstance(value, dict) or not value:  # of a record without any it is null
+            findings.add("fields", place(row), f"fields: {text[:40]!r} is no object with a field")
         elif not known.issuperset(value):
             extra = min({*value} - known)
             findings.add("fields", place(row), f"fields: holds {extra!r}, which --keep did not")

@@ -149,7 +149,13 @@ def not_kept(rules: RuleSet, policy: Policy) -> list[str]:
 def require_digest(folder: Path, shard: Mapping[str, Any]) -> Path:
     """The shard's path; BuildError where its contents are not what the manifest says."""
     path = folder / str(shard["file"])
-    if file_digest(path) != shard["sha256"]:
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        raise BuildError(
+            f"{path}: cannot be read ({error.strerror}); see to the disk or the permissions"
+        ) from error
+    if digest != shard["sha256"]:
         raise BuildError(
             f"{path}: its sha256 is not the one in {NAME}: it has changed since it was built; "
             "remove it and run the build again"

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline import build, cli, reweight, show
 from pipeline.divided import read_regions
+from pipeline.errors import BuildError
+from pipeline.lineage import require_digest
 from pipeline.manifest import read_manifest
 from pipeline.regions import Region, restore_turns
 from pipeline.scales import restore_scales
@@ -526,3 +528,11 @@ def test_a_manifest_that_is_not_ours_is_an_error(
     (shards / "manifest.json").write_text(json.dumps(manifest))
     made(shards, "mild", code=1)
     assert "not a manifest of this version" in capsys.readouterr().err
+
+
+def test_a_shard_that_cannot_be_read_is_told_as_such(tmp_path: Path) -> None:
+    """Not as one that cannot be written, as a worker tells what else goes wrong with files."""
+    (tmp_path / "train-00000-of-00001.parquet").mkdir()
+    shard = {"file": "train-00000-of-00001.parquet", "sha256": ""}
+    with pytest.raises(BuildError, match=r"00001\.parquet: cannot be read \(Is a directory\); see"):
+        require_digest(tmp_path, shard)

@@ -331,6 +331,7 @@ EDITS: dict[str, tuple[Change, str]] = {
     "span beyond": (of_text, "outside of the row's text"),
     "fields": (setting("fields", "{"), "[1]: fields: not JSON"),
     "fields list": (setting("fields", "[1]"), "[1]: fields: '[1]' is no object"),
+    "fields empty": (setting("fields", "{}"), "[1]: fields: '{}' is no object with a field"),
     "fields unkept": (setting("fields", '{"x": 1}'), "[1]: fields: holds 'x', which --keep did"),
     "source": (setting("source", "c.jsonl"), "[1]: source: 'c.jsonl', which is no input"),
     "row": (setting("row", 99), "[1]: row: 99, but a.jsonl has 30"),
