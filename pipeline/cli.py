@@ -56,6 +56,8 @@ def leave(main: Main) -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_standard_files()
     code = run(main, None)
+    for number in (signal.SIGINT, signal.SIGTERM):  # what has been told is what happens
+        signal.signal(number, signal.SIG_IGN)
     _give_up_unwritten()
     sys.exit(code)
 

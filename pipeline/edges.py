@@ -44,34 +44,21 @@ class TokenSpans:
 class BytePositions:
     """Character positions to byte positions, by counting the bytes that start a character.
 
-    Only in the rows that are not ASCII: in the others the two are one.
+    A batch that is ASCII needs none of it: there the two are one.
     """
 
     def __init__(self, encoded: Encoded, texts: list[str]) -> None:
-        self._lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        self._starts = encoded.starts
-        self._wide = np.diff(encoded.starts) != self._lengths
-        rows = np.flatnonzero(self._wide)
-        parts = [
-            start + np.flatnonzero((encoded.text[start:end] & 0xC0) != 0x80)
-            for start, end in zip(
-                encoded.starts[rows].tolist(), encoded.starts[rows + 1].tolist(), strict=True
-            )
-        ]
-        # A byte for each character of these rows, and where each row's begin in that.
-        self._leads = np.concatenate([*parts, np.zeros(1, np.int64)])
-        self._firsts = np.zeros(len(texts), np.int64)
-        self._firsts[rows] = np.cumsum([0, *map(len, parts)])[:-1]
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        # Where each row's characters begin among all, and where each of all does in bytes.
+        self._firsts = np.concatenate(([0], np.cumsum(lengths)))
+        self._leads: Int64s | None = None
+        if self._firsts[-1] != len(encoded.text):
+            leads = np.flatnonzero((encoded.text & 0xC0) != 0x80)
+            self._leads = np.append(leads, len(encoded.text))
 
     def __call__(self, rows: Int64s, characters: Int64s) -> Int64s:
-        found = np.asarray(self._starts[rows] + characters, np.int64)
-        wide = np.flatnonzero(self._wide[rows])
-        if len(wide):
-            mine, characters = rows[wide], characters[wide]
-            leads = self._leads[self._firsts[mine] + characters]
-            ended = characters == self._lengths[mine]
-            found[wide] = np.where(ended, self._starts[mine + 1], leads)
-        return found
+        found = self._firsts[rows] + characters  # a row's end is the start of what follows it
+        return np.asarray(found if self._leads is None else self._leads[found], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
