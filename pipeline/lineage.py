@@ -84,6 +84,15 @@ def recipe_of_manifest(manifest: Manifest, rules: RuleSet, *, tokenizer: str | N
     )
 
 
+def rules_of(manifest: Manifest, folder: Path | None = None) -> RuleSet:
+    """The rules of a build, as its manifest tells them; errors name that of *folder*."""
+    place = NAME if folder is None else folder / NAME
+    return compose(
+        parse_rule_file(text, place=f"{place}: rules.{name}", name=name)
+        for name, text in manifest.rules.items()
+    )
+
+
 def policy_of(manifest: Manifest) -> Policy:
     """The policy of a build, as its manifest tells it."""
     return msgspec.convert(manifest.parts["policy"], Policy)
@@ -105,10 +114,7 @@ def _vocabulary_of(manifest: Manifest, name: str | None) -> Vocabulary:
 def require_same_ids(old: Manifest, recipe: Recipe) -> None:
     """Raises ConfigurationError where other rules would make other rows of the same records."""
     policy, rules = recipe.policy, recipe.rules
-    before = compose(
-        parse_rule_file(text, place=f"{NAME}: rules.{name}", name=name)
-        for name, text in old.rules.items()
-    )
+    before = rules_of(old)
     told = old.parts["policy"]
     if policy.swift:
         raise ConfigurationError(

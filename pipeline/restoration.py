@@ -29,6 +29,10 @@ from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 _NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)
 
 
+class UnplacedError(InputError):
+    """Ids that cannot be laid over their text, though nothing is damaged."""
+
+
 class _Records(Sequence[Record]):
     """Where the rows of a table come from; made when asked for, as most are not."""
 
@@ -138,7 +142,7 @@ class Restoration:
         except (EncodeFailure, RecordError) as error:
             raise _damaged(record, f"its text cannot be encoded: {error}") from error
         if not np.array_equal(encoded.ids, ids):
-            raise InputError(
+            raise UnplacedError(
                 f"{record.place}: its text was normalized and its ids are not what it encodes to "
                 "(sampled ids, or edges that split), so that they cannot be laid over it; build "
                 "again with the new rules"

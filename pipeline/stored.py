@@ -14,14 +14,14 @@ from pipeline.batch import Encoder
 from pipeline.building import make_encoder
 from pipeline.errors import BuildError, InputError, RecordError
 from pipeline.explanation import Explanation, explain
-from pipeline.lineage import not_kept, recipe_of_manifest
-from pipeline.manifest import NAME, Manifest, read_manifest
+from pipeline.lineage import not_kept, recipe_of_manifest, rules_of
+from pipeline.manifest import NAME, read_manifest
 from pipeline.policy import Policy
 from pipeline.regions import Region
 from pipeline.reject import reject
 from pipeline.restoration import Restoration, Restored
 from pipeline.rows import Prepared
-from pipeline.rules import RuleSet, compose, load_rules, parse_rule_file
+from pipeline.rules import RuleSet, load_rules
 from pipeline.shards import SCHEMA
 from pipeline.source.record import Record, decode
 
@@ -61,7 +61,7 @@ def explain_row(
         )
     row = _stored(record)
     encoder = make_encoder(
-        recipe_of_manifest(manifest, _rules_of(manifest, folder), tokenizer=tokenizer)
+        recipe_of_manifest(manifest, rules_of(manifest, folder), tokenizer=tokenizer)
     )
     origin = f"{row.source}[{row.row}]"
     for asking in (encoder.rules, *([load_rules(rules)] if rules else [])):
@@ -104,14 +104,6 @@ def _stored(record: Record) -> _StoredRow:
         raise InputError(
             f"{record.place}: not a row of a shard of this version: {error}; build it again"
         ) from error
-
-
-def _rules_of(manifest: Manifest, folder: Path) -> RuleSet:
-    """The rules of a build, as its manifest tells them."""
-    return compose(
-        parse_rule_file(text, place=f"{folder / NAME}: rules.{name}", name=name)
-        for name, text in manifest.rules.items()
-    )
 
 
 def _restore(record: Record, row: _StoredRow, encoder: Encoder, *, origin: str) -> Restored:

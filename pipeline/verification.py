@@ -16,9 +16,10 @@ from pipeline.contract import Sums, check_rows
 from pipeline.errors import BuildError, InputError
 from pipeline.findings import Findings
 from pipeline.ledger import Ledger
-from pipeline.manifest import NAME
+from pipeline.manifest import NAME, read_manifest
 from pipeline.outline import Outline, Shard, read_outline
 from pipeline.plan import piece_size
+from pipeline.reckoning import Reckoning, make_reckoning
 from pipeline.remains import check_rejects, check_sidecars, check_state
 from pipeline.shards import SCHEMA, file_digest, read_groups
 from pipeline.source import survey
@@ -38,7 +39,7 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowErro
 class Verified:
     """What was found, and how much was looked at; ``inputs`` and ``ids`` are None without.
 
-    ``ids`` is the size of the vocabulary.
+    ``ids`` is the size of the vocabulary; ``weighed``: what rows weigh was computed anew.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Verified:
     sidecars: int = 0
     inputs: int | None = None
     ids: int | None = None
+    weighed: bool = False
     seconds: float = 0.0
 
     @property
@@ -70,8 +72,9 @@ def verify_output(
 ) -> Verified:
     """Reads the folder of a finished build whole, a row group at a time; raises for no damage.
 
-    With a *tokenizer*, which must be the build's, ids are held against its vocabulary; without,
-    nothing tells which ids there are. Raises TokenizerError where it cannot be read.
+    With a *tokenizer*, which must be the build's, ids are held against its vocabulary, and labels
+    and weights against what the build's rules make of the rows; without, nothing tells either.
+    Raises TokenizerError where it cannot be read.
 
     *rejects* is where the build put them, rejects.jsonl in the folder without. *inputs* are the
     words that it was given: they are surveyed again, what cannot be read in place unpacked into
@@ -82,9 +85,14 @@ def verify_output(
     vocabulary = read_vocabulary(tokenizer) if tokenizer else None
     outline = verified.outline = read_outline(folder, verified.findings)
     if outline is not None:
-        if vocabulary is not None:
+        reckoning = None
+        if vocabulary is not None and tokenizer is not None:
             verified.ids = _count_ids(vocabulary, outline, verified.findings)
-        _verify_rows(outline, rejects or folder / REJECTS, verified)
+            manifest = read_manifest(folder) if verified.ids else None
+            if manifest is not None:
+                reckoning = make_reckoning(manifest, folder, tokenizer, verified.findings)
+            verified.weighed = reckoning is not None
+        _verify_rows(outline, rejects or folder / REJECTS, verified, reckoning)
         verified.sidecars = check_sidecars(
             folder, outline, rejects or folder / REJECTS, verified.findings
         )
@@ -108,7 +116,9 @@ def _count_ids(vocabulary: Vocabulary, outline: Outline, findings: Findings) -> 
     return len(read_spellings(read_definition(place.read_bytes(), place)).words)
 
 
-def _verify_rows(outline: Outline, rejects: Path, verified: Verified) -> None:
+def _verify_rows(
+    outline: Outline, rejects: Path, verified: Verified, reckoning: Reckoning | None
+) -> None:
     """Shards and rejects, and that together they hold every record once."""
     findings = verified.findings
     ledger = None
@@ -116,7 +126,7 @@ def _verify_rows(outline: Outline, rejects: Path, verified: Verified) -> None:
         ledger = Ledger(outline.inputs, fanned=outline.policy.turns == "fan_out")
     whole = len(outline.shards) == outline.named
     for shard in outline.shards:
-        whole &= _verify_shard(shard, outline, ledger, verified)
+        whole &= _verify_shard(shard, outline, ledger, verified, reckoning)
     if whole:
         _check_totals(verified.sums, outline, verified.folder / NAME, findings)
     else:
@@ -131,7 +141,11 @@ def _verify_rows(outline: Outline, rejects: Path, verified: Verified) -> None:
 
 
 def _verify_shard(
-    shard: Shard, outline: Outline, ledger: Ledger | None, verified: Verified
+    shard: Shard,
+    outline: Outline,
+    ledger: Ledger | None,
+    verified: Verified,
+    reckoning: Reckoning | None,
 ) -> bool:
     """Whether all its rows could be added up; only a file of the right hash is read as a shard."""
     path, findings = verified.folder / shard.file, verified.findings
@@ -159,6 +173,8 @@ def _verify_shard(
                 whole = False
             else:
                 sums.add(found)
+                if reckoning is not None:
+                    reckoning.check(table, place, findings)
                 if ledger is not None:
                     ledger.enter_rows(table, place, findings, shard=shard.file)
             first += table.num_rows

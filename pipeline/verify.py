@@ -45,6 +45,7 @@ def _summary(verified: Verified) -> str:
     if verified.inputs is not None:
         asked = f"{verified.inputs:,}, of the names, sizes, sha256 and records that were built"
     known = f"; ids below {verified.ids:,}" if verified.ids else ""
+    known += ", weights as the rules give them" if verified.weighed else ""
     before = outline.elsewhere.stop - 1
     left = f"; {before:,} left out by the build that was reweighted" if before else ""
     lines = [
@@ -84,6 +85,7 @@ def _as_json(verified: Verified) -> str:
             "sidecars": verified.sidecars,
             "inputs": verified.inputs,
             "ids": verified.ids,
+            "weighed": verified.weighed,
             "seconds": round(verified.seconds, 3),
         }
     )
@@ -111,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tokenizer",
         metavar="DIR_OR_HUB_ID",
-        help="the build's tokenizer: ids are held against its vocabulary, which no manifest tells",
+        help="the build's tokenizer: ids are held against its vocabulary, weights against what the "
+        "build's rules make of the rows",
     )
     parser.add_argument("--quiet", action="store_true", help="print faults only")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
