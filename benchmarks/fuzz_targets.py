@@ -36,8 +36,8 @@ from pipeline.rules.example import check_examples
 from pipeline.source import read, survey
 from pipeline.source.record import Record, decode
 from pipeline.template import Template
-from pipeline.tokens import load_tokenizer
 from pipeline.tokens.certificate import find_certificate
+from pipeline.tokens.tokenizer import load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 
 DAY = datetime.date(2026, 1, 1)

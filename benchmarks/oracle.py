@@ -30,8 +30,8 @@ from pipeline.batch import Encoder
 from pipeline.policy import Policy
 from pipeline.rules import load_rules
 from pipeline.source.record import Record
-from pipeline.tokens import Tokenizer, load_tokenizer, read_tokenizer
 from pipeline.tokens.offsets import read_model
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from pipeline.tokens.vocabulary import TOKENIZER, read_definition, read_vocabulary
 
 VERSIONS = {"head": "4.6.0.dev0", "v364": "3.6.4"}

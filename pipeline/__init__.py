@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pipeline.recipe import load_template, make_recipe
     from pipeline.reweighting import reweight_dataset
     from pipeline.rules import load_rules
-    from pipeline.tokens import load_tokenizer
     from pipeline.tokens.certificate import find_certificate
+    from pipeline.tokens.tokenizer import load_tokenizer
     from pipeline.tokens.vocabulary import read_vocabulary
 
 __version__ = "0.1.0"
@@ -52,7 +52,7 @@ _ROOMS = {
     "find_certificate": "tokens.certificate",
     "load_rules": "rules",
     "load_template": "recipe",
-    "load_tokenizer": "tokens",
+    "load_tokenizer": "tokens.tokenizer",
     "make_recipe": "recipe",
     "read_vocabulary": "tokens.vocabulary",
     "reweight_dataset": "reweighting",

@@ -28,8 +28,9 @@ from pipeline.shards import SCHEMA, SPAN_TYPE
 from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
 from pipeline.template import Template
-from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
-from pipeline.tokens.encoded import select_rows
+from pipeline.tokens.encoded import Encoded, select_rows
+from pipeline.tokens.faults import EncodeFailure
+from pipeline.tokens.tokenizer import Tokenizer
 from pipeline.weighing import count_weights, weigh_rows
 from pipeline.weights import IGNORED, Weighed
 

@@ -16,7 +16,7 @@ from pipeline.rows import EncodedBatch
 from pipeline.source import Record, read_together
 from pipeline.task import Complete, Progress, TaskDone, complete
 from pipeline.template import Template
-from pipeline.tokens import Certificate, load_tokenizer
+from pipeline.tokens.tokenizer import Certificate, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline import cli, flags
 from pipeline.errors import ConfigurationError
-from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import certificate_key, examine, read_shipped, write_shipped
+from pipeline.tokens.tokenizer import Certificate
 from pipeline.tokens.vocabulary import read_vocabulary
 
 

@@ -20,8 +20,8 @@ from pipeline.rules import RuleSet, Talk
 from pipeline.shards import SCHEMA, read_groups
 from pipeline.source import read, survey
 from pipeline.source.record import decode
-from pipeline.tokens import Encoded, EncodeFailure
-from pipeline.tokens.encoded import select_rows
+from pipeline.tokens.encoded import Encoded, select_rows
+from pipeline.tokens.faults import EncodeFailure
 from pipeline.weighing import weigh_rows
 from pipeline.weights import IGNORED
 

@@ -35,8 +35,8 @@ from pipeline.progress import BYTES, Progress
 from pipeline.recipe import Recipe
 from pipeline.source import survey
 from pipeline.task import TaskDone
-from pipeline.tokens import Certificate
 from pipeline.tokens.certificate import distrust, find_certificate
+from pipeline.tokens.tokenizer import Certificate
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tokens import Encoded
+from pipeline.tokens.encoded import Encoded
 
 Int64s = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

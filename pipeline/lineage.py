@@ -13,13 +13,12 @@ import msgspec
 
 from pipeline import __version__
 from pipeline.errors import BuildError, ConfigurationError
+from pipeline.files import WORK, file_digest
 from pipeline.manifest import NAME, Manifest, make_manifest, read_manifest
 from pipeline.plan import Plan, Task
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED, Recipe, require_turns
 from pipeline.rules import RuleSet, compose, parse_rule_file
-from pipeline.shards import file_digest
-from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import BuildError
-from pipeline.source.inputs import WORK
+from pipeline.files import WORK
 
 LOCK = "lock"
 # Lustre without its flock option, some network folders: there two builds are not kept apart.

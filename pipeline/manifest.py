@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import BuildError, ConfigurationError
+from pipeline.files import write_json
 from pipeline.plan import Plan
 from pipeline.policy import FORMATS, Policy
 from pipeline.recipe import Recipe
-from pipeline.shards import write_json
 from pipeline.task import TaskDone
 
 NAME = "manifest.json"

@@ -13,14 +13,13 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import BuildError
+from pipeline.files import WORK, shard_name
 from pipeline.findings import Findings
 from pipeline.ledger import MOST, Inputs
 from pipeline.lineage import BY_RULES
 from pipeline.manifest import DENOMINATOR, NAME, Manifest, read_manifest
 from pipeline.plan import Plan
 from pipeline.policy import Policy
-from pipeline.shards import shard_name
-from pipeline.source.inputs import WORK
 from pipeline.tokens.vocabulary import TOKENIZER
 
 _BUILD_AGAIN = "restore the file, or build again with --overwrite"

@@ -15,11 +15,10 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import BuildError, ConfigurationError
+from pipeline.files import WORK, file_digest, put_file, shard_name, write_arrow_state, write_json
 from pipeline.lock import LOCK
 from pipeline.manifest import NAME, Manifest, read_state, write_manifest
 from pipeline.plan import Plan, Task, differences
-from pipeline.shards import file_digest, put_file, shard_name, write_arrow_state, write_json
-from pipeline.source.inputs import WORK
 from pipeline.task import TaskDone, reject_file, sidecar
 
 _OURS = re.compile(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pipeline.rows import Prepared
 from pipeline.spans import Span
-from pipeline.tokens import Encoded, EncodeFailure, Tokenizer
-from pipeline.tokens.encoded import Int32, Int64, cut_text, fill_rows, join_pieces
+from pipeline.tokens.encoded import Encoded, Int32, Int64, cut_text, fill_rows, join_pieces
+from pipeline.tokens.faults import EncodeFailure
+from pipeline.tokens.tokenizer import Tokenizer
 
 
 def encode_pieces(tokenizer: Tokenizer, prepared: Sequence[Prepared]) -> Encoded:

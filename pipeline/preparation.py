@@ -34,7 +34,7 @@ from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
 from pipeline.swift import exempt_sampled, exempt_weighted, own_weights
 from pipeline.template import Rendered, Template
-from pipeline.tokens import Tokenizer
+from pipeline.tokens.tokenizer import Tokenizer
 from pipeline.turns import establish_turns
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")

@@ -11,13 +11,12 @@ from typing import Any, TypeGuard
 
 import msgspec
 
+from pipeline.files import WORK, arrow_state, file_digest
 from pipeline.findings import Findings
 from pipeline.ledger import Ledger
 from pipeline.manifest import NAME
 from pipeline.outline import Outline, Shard, is_number
 from pipeline.reject import Reject
-from pipeline.shards import arrow_state, file_digest
-from pipeline.source.inputs import WORK
 from pipeline.source.record import is_reject
 from pipeline.task import reject_file, sidecar
 

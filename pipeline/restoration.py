@@ -20,10 +20,11 @@ from pipeline.rules import RuleSet, Talk
 from pipeline.scales import Scale
 from pipeline.source.record import Record
 from pipeline.swift import exempt_weighted
-from pipeline.tokens import Encoded, EncodeFailure, Paths, Tokenizer, load_tokenizer
 from pipeline.tokens.alignment import Alignment
-from pipeline.tokens.encoded import Int32, Int64, end_tokens, join_texts
+from pipeline.tokens.encoded import Encoded, Int32, Int64, Paths, end_tokens, join_texts
+from pipeline.tokens.faults import EncodeFailure
 from pipeline.tokens.spelling import Spellings, read_spellings
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 
 _NO_PATHS = Paths(fast=0, reference=0, repaired=0, checked=0)

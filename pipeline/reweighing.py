@@ -1,10 +1,9 @@
-"""The job of reweighting: from shards to shards, row group by row group."""
+"""What a worker does of a reweighting: from shards to shards, row group by row group."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,41 +35,38 @@ _WEIGHED = ("labels", "loss_scale", "num_target_tokens", "weight_sum")
 _KEPT = [name for name in SCHEMA.names if name not in _WEIGHED]
 
 
-@dataclass(frozen=True, slots=True)
-class ReweightJob:
-    """Shards from shards: task *i* is the one that the manifest tells in ``shards[i]``."""
+def begin(
+    recipe: Recipe,
+    folder: Path,
+    shards: Sequence[Mapping[str, Any]],
+    *,
+    output: Path,
+    fingerprint: str,
+) -> Complete:
+    """What makes shard *i* of *output* of ``shards[i]``, which a manifest in *folder* tells.
 
-    recipe: Recipe
-    folder: Path
-    shards: tuple[Mapping[str, Any], ...]
-    output: Path
-    fingerprint: str
+    No engine is loaded: ids are spelled out by a table.
+    """
+    # Nothing here makes cycles, and its look at a row group's tuples cost a sixth of the time.
+    gc.disable()
+    restoration = Restoration(recipe.vocabulary)
 
-    def begin(self) -> Complete:
-        """No engine is loaded: ids are spelled out by a table."""
-        # Nothing here makes cycles, and its look at a row group's tuples cost a sixth of the time.
-        gc.disable()
-        restoration = Restoration(self.recipe.vocabulary)
+    def batches(shard: Mapping[str, Any]) -> Iterator[EncodedBatch]:
+        path = require_digest(folder, shard)
+        for table in read_groups(path, recipe.form, _KEPT):
+            yield reweigh(table, recipe.rules, recipe.policy, restoration)
 
-        def reweight(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001 - rows come a million tokens at a time: none is at fault alone
-            return complete(
-                order.task,
-                self._batches(self.shards[order.task.index], restoration),
-                output=self.output,
-                form=self.recipe.form,
-                fingerprint=self.fingerprint,
-                progress=progress,
-            )
+    def reweight(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001 - rows come a million tokens at a time: none is at fault alone
+        return complete(
+            order.task,
+            batches(shards[order.task.index]),
+            output=output,
+            form=recipe.form,
+            fingerprint=fingerprint,
+            progress=progress,
+        )
 
-        return reweight
-
-    def _batches(
-        self, shard: Mapping[str, Any], restoration: Restoration
-    ) -> Iterator[EncodedBatch]:
-        """Row group by row group; BuildError where the file is not what the manifest says."""
-        path = require_digest(self.folder, shard)
-        for table in read_groups(path, self.recipe.form, _KEPT):
-            yield reweigh(table, self.recipe.rules, self.recipe.policy, restoration)
+    return reweight
 
 
 class _Claimed(NamedTuple):

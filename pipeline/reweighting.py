@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.built import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
@@ -29,8 +30,9 @@ from pipeline.output import (
     require_rejects,
 )
 from pipeline.progress import Progress
-from pipeline.reweighing import ReweightJob
+from pipeline.recipe import Recipe
 from pipeline.rules import load_rules
+from pipeline.task import Complete
 
 
 def reweight_dataset(
@@ -68,7 +70,7 @@ def reweight_dataset(
     prepare_output(output)
     plan = plan_reweighting(old, recipe)
     job = ReweightJob(recipe, shards, tuple(old.shards), output, plan.fingerprint)
-    with locked(output), hire(workers, ReweightJob.__module__) as crew:
+    with locked(output), hire(workers, "pipeline.reweighing") as crew:
         if overwrite:
             discard_results(output)
         else:
@@ -83,3 +85,27 @@ def reweight_dataset(
             manifest = succeed(old, plan, recipe, done)
             finish_output(output, plan, manifest, rejects)
     return Built(manifest, rejects, timed(started, done, made, losses))
+
+
+@dataclass(frozen=True, slots=True)
+class ReweightJob:
+    """Shards from shards: task *i* is the one that the manifest tells in ``shards[i]``."""
+
+    recipe: Recipe
+    folder: Path
+    shards: tuple[Mapping[str, Any], ...]
+    output: Path
+    fingerprint: str
+
+    def begin(self) -> Complete:
+        """What does one task after another."""
+        # Here: the coordinator, which sends this, needs neither numpy nor Arrow.
+        from pipeline.reweighing import begin
+
+        return begin(
+            self.recipe,
+            self.folder,
+            self.shards,
+            output=self.output,
+            fingerprint=self.fingerprint,
+        )

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-import pyarrow as pa
-
 from pipeline.conversation import Weights
 from pipeline.errors import RecordError
 from pipeline.regions import Turn
@@ -19,7 +17,9 @@ from pipeline.scales import Scale, scale_turns
 from pipeline.source.record import Record
 from pipeline.spans import Span
 
-if TYPE_CHECKING:  # who weighs finished rows anew needs no template, which it asks for
+if TYPE_CHECKING:  # slow to import, and not needed by all who pass rows on
+    import pyarrow as pa
+
     from pipeline.sampled import Place
 
 Counts: TypeAlias = "Counter[str]"

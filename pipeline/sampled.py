@@ -20,9 +20,9 @@ from pipeline.regions import Turn
 from pipeline.scales import Scale
 from pipeline.spans import Span
 from pipeline.template import Rendered
-from pipeline.tokens import Tokenizer
 from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.offsets import character_starts
+from pipeline.tokens.tokenizer import Tokenizer
 
 Range = tuple[int, int, float]
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BuildError
+from pipeline.files import put_file
 
-SPLIT = "train"
 ROW_GROUP_TOKENS = (
     1 << 20
 )  # 12 MB of columns: a reader that samples rows need not read a whole shard
@@ -47,12 +43,6 @@ SCHEMA = pa.schema(
         ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
-
-
-def shard_name(form: str, index: int, count: int) -> str:
-    """The name that ``datasets`` expects: the hub's for Parquet, save_to_disk's for Arrow."""
-    stem, ending = (SPLIT, "parquet") if form == "parquet" else ("data", "arrow")
-    return f"{stem}-{index:05d}-of-{count:05d}.{ending}"
 
 
 class _Sink(Protocol):
@@ -133,72 +123,3 @@ def open_shard(path: Path, form: str, *, temporary: Path) -> Iterator[ShardWrite
     finally:
         sink.close()
     put_file(temporary, path)
-
-
-def put_file(temporary: Path, path: Path) -> None:
-    """*path* is the old file or the new one, never a part, whatever happens to the machine."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only when its folder was synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Sorted keys and a final newline, whole or absent; what is there already stays.
-
-    BuildError where the disk refuses it.
-    """
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    with contextlib.suppress(OSError, ValueError):
-        if path.read_text(encoding="utf-8") == text:  # a finished build can be run on a full disk
-            sync_folder(path.parent)
-            return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        put_file(temporary, path)
-    except OSError as error:
-        raise BuildError(
-            f"{path}: cannot be written ({error.strerror}); make room, and run the same command "
-            "again"
-        ) from error
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_arrow_state(folder: Path, files: list[str], fingerprint: str) -> None:
-    """The two files beside Arrow shards that make ``datasets.load_from_disk`` read them."""
-    for name, value in arrow_state(files, fingerprint).items():
-        write_json(folder / name, value)
-
-
-def arrow_state(files: Sequence[str], fingerprint: str) -> dict[str, dict[str, Any]]:
-    """What these two files hold, by their names."""
-    return {
-        "dataset_info.json": {},
-        "state.json": {
-            "_data_files": [{"filename": name} for name in files],
-            "_fingerprint": fingerprint[:16],
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": SPLIT,
-        },
-    }

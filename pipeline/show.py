@@ -26,8 +26,8 @@ from pipeline.scales import cut_regions
 from pipeline.source import read, survey
 from pipeline.source.record import Piece, Record
 from pipeline.stored import explain_row
-from pipeline.tokens import EncodeFailure
 from pipeline.tokens.encoded import select_rows
+from pipeline.tokens.faults import EncodeFailure
 
 _PIECE = 64 << 20  # bytes: small enough to read through for one record of a large file
 _ROWS = 1 << 40  # no limit: of Parquet and Arrow one row is read, whatever the piece

@@ -17,7 +17,7 @@ from pipeline.conversation import Conversation
 from pipeline.regions import Turn
 from pipeline.rules import Claim, RuleSet
 from pipeline.spans import Span, subtract
-from pipeline.tokens import Encoded
+from pipeline.tokens.encoded import Encoded
 from pipeline.weights import IGNORED, Weighed
 
 if TYPE_CHECKING:  # slow to import, and reweighting needs none

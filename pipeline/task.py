@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.files import WORK, file_digest, put_file, shard_name, write_json
 from pipeline.order import Order, Step, Watch
 from pipeline.plan import Task
-from pipeline.rows import EncodedBatch
-from pipeline.shards import file_digest, open_shard, put_file, shard_name, write_json
-from pipeline.source.inputs import WORK
+
+if TYPE_CHECKING:
+    from pipeline.rows import EncodedBatch
 
 Progress = Callable[[Step], None]
 # The shard of an order; None where it is for some of the records only.
@@ -64,6 +65,8 @@ def complete(
     progress: Progress,
 ) -> TaskDone:
     """Writes one shard of *batches*; *progress* is told after each."""
+    from pipeline.shards import open_shard  # Arrow, which a coordinator does without
+
     name = shard_name(form, task.index, task.count)
     work = output / WORK
     path, rejects = output / name, reject_file(output, task.index)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.contract import Sums, check_rows
 from pipeline.errors import BuildError, InputError
+from pipeline.files import WORK, file_digest
 from pipeline.findings import Findings
 from pipeline.ledger import Ledger
 from pipeline.manifest import NAME, read_manifest
@@ -21,9 +22,8 @@ from pipeline.outline import Outline, Shard, read_outline
 from pipeline.plan import piece_size
 from pipeline.reckoning import Reckoning, make_reckoning
 from pipeline.remains import check_rejects, check_sidecars, check_state
-from pipeline.shards import SCHEMA, file_digest, read_groups
+from pipeline.shards import SCHEMA, read_groups
 from pipeline.source import survey
-from pipeline.source.inputs import WORK
 from pipeline.tokens.spelling import read_spellings
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition, read_vocabulary
 

@@ -20,7 +20,7 @@ from pipeline.rows import Counts
 from pipeline.rules import Claim, RuleSet
 from pipeline.scales import Scale
 from pipeline.swift import settle_stops
-from pipeline.tokens import Encoded
+from pipeline.tokens.encoded import Encoded
 from pipeline.weights import IGNORED, Claimed, Weighed, weigh
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.edges import BytePositions, CharacterSpans, TokenSpans, Touched, touch
 from pipeline.policy import EDGES
-from pipeline.tokens import Encoded
+from pipeline.tokens.encoded import Encoded
 
 IGNORED = -100  # the label that every trainer's cross-entropy leaves out
 

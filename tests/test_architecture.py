@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent / "pipeline"
 MODULES = sorted(ROOT.rglob("*.py"))
 COMMANDS = {"build", "certify", "check", "reweight", "show", "verify"}
 ONLY = {
-    "tokenizers": {"tokens"},
-    "fastokens": {"tokens"},
+    "tokenizers": {"tokenizer"},
+    "fastokens": {"tokenizer"},
     "datasets": {"hub"},
     "huggingface_hub": {"vocabulary"},
 }

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline import certify
-from pipeline.tokens import EngineName, certificate, engine_versions, load_tokenizer, trial
+from pipeline.tokens import certificate, trial
 from pipeline.tokens.certificate import SHIPPED, Certificate, examine, read_shipped
 from pipeline.tokens.encoded import Int32, Int64
+from pipeline.tokens.tokenizer import EngineName, engine_versions, load_tokenizer
 from pipeline.tokens.vocabulary import Vocabulary, read_vocabulary
 from tests import vocabularies
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tokens import Encoded, Paths, load_tokenizer
-from pipeline.tokens.encoded import cut_text, fill_rows, join_pieces
+from pipeline.tokens.encoded import Encoded, Paths, cut_text, fill_rows, join_pieces
+from pipeline.tokens.tokenizer import load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
 

@@ -22,7 +22,7 @@ from pipeline.recipe import BUNDLED, load_template
 from pipeline.rules import load_rules
 from pipeline.source.record import Record
 from pipeline.template import Template
-from pipeline.tokens import Tokenizer, load_tokenizer
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 
 DAY = datetime.date(2026, 3, 14)

@@ -21,8 +21,9 @@ from tokenizers import Tokenizer as Library
 
 from pipeline.errors import RecordError
 from pipeline.spans import Span
-from pipeline.tokens import EncodeFailure, EngineName, Tokenizer, load_tokenizer
 from pipeline.tokens.encoded import Encoded
+from pipeline.tokens.faults import EncodeFailure
+from pipeline.tokens.tokenizer import EngineName, Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
 from tests.test_tokens import row_ends
@@ -366,7 +367,7 @@ def test_rows_without_quotes_keep_their_engine(engine: EngineName, load: Load) -
 
 def test_no_library_is_loaded_for_texts_without_quotes(folder: Callable[[str], Path]) -> None:
     code = (
-        "import sys\nfrom pipeline.tokens import load_tokenizer\n"
+        "import sys\nfrom pipeline.tokens.tokenizer import load_tokenizer\n"
         "from pipeline.tokens.vocabulary import read_vocabulary\n"
         f"t = load_tokenizer(read_vocabulary({str(folder('byte_level'))!r}), engine='fast')\n"
         f"t.encode(['x'], quoted={{}})\nt.control_matches('{END}')\n"

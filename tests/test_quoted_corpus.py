@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.spans import Span
-from pipeline.tokens import Tokenizer, load_tokenizer
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests.test_quoted import PIECES, ByHand, occurrences, row_ids
 from tests.test_tokens import row_ends

@@ -19,14 +19,16 @@ from hypothesis import strategies as st
 from pipeline import build, cli, reweight, show
 from pipeline.divided import read_regions
 from pipeline.errors import BuildError
+from pipeline.files import file_digest
 from pipeline.lineage import require_digest
 from pipeline.manifest import read_manifest
 from pipeline.regions import Region, restore_turns
 from pipeline.scales import restore_scales
-from pipeline.shards import SCHEMA, SPAN_TYPE, file_digest
-from pipeline.tokens import EncodeFailure, load_tokenizer
+from pipeline.shards import SCHEMA, SPAN_TYPE
 from pipeline.tokens.alignment import Alignment
+from pipeline.tokens.faults import EncodeFailure
 from pipeline.tokens.spelling import read_spellings
+from pipeline.tokens.tokenizer import load_tokenizer
 from pipeline.tokens.vocabulary import TOKENIZER, read_definition, read_vocabulary
 from tests import vocabularies
 from tests.test_show import CHAT, write_tokenizer

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import build, cli, reweight
+from pipeline.files import file_digest
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.shards import file_digest
 
 pytestmark = [pytest.mark.corpus, pytest.mark.slow]
 WORKERS = str(min(2, os.cpu_count() or 1))

@@ -19,7 +19,7 @@ from pipeline.recipe import BUNDLED
 from pipeline.rules import compose, load_rules, parse_rule_file
 from pipeline.source.record import Record
 from pipeline.template import Template
-from pipeline.tokens import Tokenizer, load_tokenizer
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 
 DAY = datetime.date(2026, 3, 14)

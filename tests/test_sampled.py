@@ -21,7 +21,7 @@ from pipeline.rules import compose, load_rules, parse_rule_file
 from pipeline.show import explain_record
 from pipeline.source.record import Record
 from pipeline.template import Template
-from pipeline.tokens import Tokenizer, load_tokenizer
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
 from tests.test_show import CHAT, write_tokenizer

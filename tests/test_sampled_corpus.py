@@ -14,7 +14,7 @@ from pipeline.batch import Encoder
 from pipeline.recipe import load_template
 from pipeline.rules import load_rules
 from pipeline.source.record import Record
-from pipeline.tokens import Tokenizer, load_tokenizer
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 
 pytestmark = pytest.mark.corpus

@@ -19,11 +19,12 @@ import zstandard
 
 from pipeline import build, cli, reweight, show, verify
 from pipeline.errors import BuildError, InputError
+from pipeline.files import WORK
 from pipeline.recipe import BUNDLED
 from pipeline.redaction import redact
 from pipeline.source import hub, spool, survey
 from pipeline.source.hub import fetch_dataset
-from pipeline.source.inputs import WORK, resolve
+from pipeline.source.inputs import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = str(BUNDLED / "tokenizer")

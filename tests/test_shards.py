@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import shards
+from pipeline.files import shard_name
 from pipeline.policy import FORMATS
-from pipeline.shards import SCHEMA, open_shard, shard_name
+from pipeline.shards import SCHEMA, open_shard
 
 
 def batch(rows: int, tokens: int) -> pa.RecordBatch:

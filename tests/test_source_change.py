@@ -14,11 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import build, cli
-from pipeline import source as source_module
 from pipeline.errors import InputError
 from pipeline.output import open_output
 from pipeline.recipe import BUNDLED
-from pipeline.source import Source, read, survey
+from pipeline.source import Source, lines, read, survey
 
 LINES = b'{"a": 1}\n{"a": 2}\n'
 
@@ -66,14 +65,14 @@ def test_a_change_during_the_survey_is_an_error(
 ) -> None:
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(LINES))
-    cut = source_module.lines.cut
+    cut = lines.cut
 
     def slow_cut(*args: object, **limits: int) -> object:
         found = cut(*args, **limits)  # type: ignore[arg-type] # passed on as they come
         rewritten(path, gzip.compress(LINES.replace(b"1", b"3")))
         return found
 
-    monkeypatch.setattr(source_module.lines, "cut", slow_cut)
+    monkeypatch.setattr(lines, "cut", slow_cut)
     with pytest.raises(InputError, match=r"x\.jsonl\.gz: changed during the build"):
         surveyed(path)
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import build, cli
-from pipeline import source as sources
 from pipeline.recipe import BUNDLED
 from pipeline.source import Piece, Record, read, read_together, survey
+from pipeline.source import reading as sources
 
 
 def pieces_of(folder: Path, sizes: list[int]) -> list[Piece]:

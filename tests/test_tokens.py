@@ -15,7 +15,9 @@ from tokenizers import Tokenizer as Library
 from tokenizers import processors
 
 from pipeline.errors import EngineMismatch, TokenizerError
-from pipeline.tokens import (
+from pipeline.tokens.encoded import Encoded, Int32, Int64
+from pipeline.tokens.faults import EncodeFailure
+from pipeline.tokens.tokenizer import (
     SAMPLE,
     Certificate,
     EngineName,
@@ -26,8 +28,6 @@ from pipeline.tokens import (
     load_tokenizer,
     read_tokenizer,
 )
-from pipeline.tokens.encoded import Encoded, Int32, Int64
-from pipeline.tokens.faults import EncodeFailure
 from pipeline.tokens.vocabulary import Vocabulary, read_vocabulary
 from tests import vocabularies
 

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from tokenizers import Tokenizer as Library
 
-from pipeline.tokens import load_tokenizer
+from pipeline.tokens.tokenizer import load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests.test_tokens import PIECES, row_ends, slow_ends
 

@@ -20,11 +20,11 @@ import pytest
 
 from pipeline import build, cli, reweight, verify
 from pipeline.contract import Sums
+from pipeline.files import WORK, file_digest
 from pipeline.findings import SHOWN
 from pipeline.ledger import MOST
 from pipeline.plan import Plan
-from pipeline.shards import SCHEMA, file_digest
-from pipeline.source.inputs import WORK
+from pipeline.shards import SCHEMA
 from pipeline.task import sidecar
 from pipeline.terminal import harmless
 from pipeline.verification import Verified, verify_output
@@ -666,7 +666,7 @@ def test_bytes_that_a_hash_vouches_for_are_read_without_a_crash(
     folder = copied(yard.build("mild", "--format", form), tmp_path)
     code = (
         "import sys, json, random; from pathlib import Path\n"
-        "from pipeline.shards import file_digest\n"
+        "from pipeline.files import file_digest\n"
         "from pipeline.verification import verify_output\n"
         "folder = Path(sys.argv[1]); numbers = random.Random(6)\n"
         "manifest = json.loads((folder / 'manifest.json').read_text())\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.edges import CharacterSpans, TokenSpans
 from pipeline.policy import EDGES
-from pipeline.tokens import Encoded, Paths
+from pipeline.tokens.encoded import Encoded, Paths
 from pipeline.weights import IGNORED, Claimed, Weighed, weigh
 from tests import reference
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from pipeline.errors import InputError
+from pipeline.files import WORK
 from pipeline.source.hub import fetch_dataset
 from pipeline.source.saved import fault, saved_files
 from pipeline.source.spool import CHUNK, kept
@@ -137,9 +138,6 @@ def _files_of(folder: Path) -> list[Path]:
     if not files:
         raise fault(folder, f"holds no data file; looked for {EXTENSIONS}")
     return files
-
-
-WORK = ".weighted-shards"  # what a build keeps in its output: by it, one is told
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:

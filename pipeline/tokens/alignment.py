@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.tokens import ReferenceEngine
 from pipeline.tokens.controls import rewrite
 from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.offsets import byte_alphabet, ends_from_characters, is_byte_level
 from pipeline.tokens.spelling import Spellings
+from pipeline.tokens.tokenizer import ReferenceEngine
 from pipeline.tokens.vocabulary import Definition
 
 

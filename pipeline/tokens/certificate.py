@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import TokenizerError
-from pipeline.tokens import (
+from pipeline.tokens.offsets import read_model, sample_words
+from pipeline.tokens.tokenizer import (
     Certificate,
     FastEngine,
     ReferenceEngine,
@@ -25,7 +26,6 @@ from pipeline.tokens import (
     engine_versions,
     read_tokenizer,
 )
-from pipeline.tokens.offsets import read_model, sample_words
 from pipeline.tokens.trial import SET, compare
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.tokens import Engine
 from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.faults import encode_each
+from pipeline.tokens.tokenizer import Engine
 
 SET = 1  # the set's version: part of a certificate's key, so raise it with any change below
 _CHUNK = 4096
