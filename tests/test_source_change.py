@@ -72,7 +72,7 @@ def test_a_change_during_the_survey_is_an_error(
         rewritten(path, gzip.compress(LINES.replace(b"1", b"3")))
         return found
 
-    monkeypatch.setattr(lines, "cut", slow_cut)
+    monkeypatch.setattr("pipeline.source.reading.cut_lines", slow_cut)
     with pytest.raises(InputError, match=r"x\.jsonl\.gz: changed during the build"):
         surveyed(path)
 

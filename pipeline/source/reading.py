@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.source import columns, lines
+from pipeline.source.columns import cut as cut_columns
+from pipeline.source.columns import read as read_columns
 from pipeline.source.elements import split_array, split_values
 from pipeline.source.inputs import Input, resolve
+from pipeline.source.lines import cut as cut_lines
+from pipeline.source.lines import read as read_lines
 from pipeline.source.record import Piece, Record, Source
 from pipeline.source.spool import (
     Content,
@@ -131,7 +134,7 @@ def _survey_lines(
         path, start = target.with_suffix(".jsonl"), 0
         parts = kept(parts, path)
     opened = Piece(item.name, os.fspath(path), form, start, start, 0, 1, 0)
-    pieces, records = lines.cut(parts, opened, piece_bytes=piece_bytes, piece_rows=piece_rows)
+    pieces, records = cut_lines(parts, opened, piece_bytes=piece_bytes, piece_rows=piece_rows)
     return Source(item.name, digest.sha256, digest.size, records, pieces)
 
 
@@ -152,7 +155,7 @@ def _survey_columns(
     for _ in parts:
         pass
     opened = Piece(item.name, os.fspath(path), content.layout, 0, 0, 0, 0, 0)
-    pieces, records = columns.cut(
+    pieces, records = cut_columns(
         opened,
         target=target.with_suffix(".stream"),
         label=item.label,
@@ -171,7 +174,7 @@ def read(
     has changed since the survey, told by its size and time of change, or is damaged; a bad record
     raises only in ``decode``.
     """
-    form = columns.read if piece.form in ("parquet", "arrow") else lines.read
+    form = read_columns if piece.form in ("parquet", "arrow") else read_lines
     try:
         if piece.stamp not in (None, _stamp(piece.path)):
             raise _changed(piece.source)
