@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -31,7 +32,7 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 class Terminated(BaseException):
-    """SIGTERM came: a scheduler or ``docker stop`` wants the process gone within seconds."""
+    """SIGTERM or SIGHUP came: a scheduler, ``docker stop`` or a lost terminal wants the end."""
 
 
 class _Misuse(SystemExit):
@@ -52,19 +53,22 @@ class _Parser(argparse.ArgumentParser):
 def leave(main: Main) -> NoReturn:
     """Runs *main* on the command line and exits; no error but a bug shows a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _terminate)
     # numpy would start a thread a core for linear algebra, which no command does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_standard_files()
     code = run(main, None)
-    for number in (signal.SIGINT, signal.SIGTERM):  # what has been told is what happens
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # what has been told is what happens
     _give_up_unwritten()
     sys.exit(code)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as signal asks
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows takes a moment, once
-    raise Terminated
+    for further in (signal.SIGTERM, signal.SIGHUP):  # what follows takes a moment, once
+        signal.signal(further, signal.SIG_IGN)
+    raise Terminated(number)
 
 
 def _open_standard_files() -> None:
@@ -113,12 +117,21 @@ def _judge(error: BaseException) -> tuple[int, str]:
     if isinstance(error, _Misuse):  # has been told
         return 2, redact(error.told)
     if isinstance(error, KeyboardInterrupt | Terminated):
-        code, done = (
-            (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
-        )
+        code, done = 130, "interrupted"
+        if isinstance(error, Terminated):
+            code, done = 128 + error.args[0], "terminated"
         told = f"{done}; run the same command again to go on"
         complain(told)
     elif isinstance(error, WeightedShardsError):
+        complain(f"error: {told}")
+    elif isinstance(error, MemoryError):
+        told = (
+            "out of memory: a worker needs some 500 MB with a tokenizer of 150,000 tokens; allow "
+            "more (ulimit -v), or use fewer --workers"
+        )
+        complain(f"error: {told}")
+    elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        told = f"{told}; allow more (ulimit -n), or use fewer --workers"
         complain(f"error: {told}")
     elif isinstance(error, OSError):
         told = f"{told}; see to the disk or the permissions and try again"

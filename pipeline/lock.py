@@ -19,6 +19,17 @@ LOCK = "lock"
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
+def holder_of(output: Path) -> str:
+    """Who is building in the folder now, as far as its lock tells; empty where nobody is."""
+    path = output / WORK / LOCK
+    with contextlib.suppress(OSError), path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "unknown"
+    return ""
+
+
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Holds *output*, a folder that `prepare_output` made; BuildError where another process does.
@@ -26,7 +37,14 @@ def locked(output: Path) -> Iterator[None]:
     The kernel lets go of it when the process ends, however it ends.
     """
     path = output / WORK / LOCK
-    with path.open("a+", encoding="utf-8") as file:
+    try:
+        opened = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise BuildError(
+            f"{path}: cannot be opened ({error.strerror}); see to the permissions of {output}, or "
+            "choose another --output"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -95,9 +95,14 @@ def read_manifest(output: Path) -> Manifest | None:
         return _require_known(msgspec.convert(value, Manifest))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, ConfigurationError) as error:
+    except OSError as error:
         raise BuildError(
-            f"{path}: not a manifest of this version: {error}; choose another --output"
+            f"{path}: cannot be read ({error.strerror}); see to its permissions"
+        ) from error
+    except (ValueError, TypeError, KeyError, RecursionError, ConfigurationError) as error:
+        raise BuildError(
+            f"{path}: not a manifest of this version: {error}; remove it and run the build's "
+            "command again, which writes it anew, or choose another folder"
         ) from error
 
 

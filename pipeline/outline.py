@@ -17,6 +17,7 @@ from pipeline.files import WORK, shard_name
 from pipeline.findings import Findings
 from pipeline.ledger import MOST, Inputs
 from pipeline.lineage import BY_RULES
+from pipeline.lock import holder_of
 from pipeline.manifest import DENOMINATOR, NAME, Manifest, read_manifest
 from pipeline.plan import Plan
 from pipeline.policy import Policy
@@ -76,8 +77,8 @@ def read_outline(folder: Path, findings: Findings) -> Outline | None:
     try:
         manifest = read_manifest(folder) if path.is_file() else None
     except BuildError as error:
-        fact = f"not a manifest of this version ({error.__cause__})"
-        findings.add("manifest", path, fact, remedy=_BUILD_AGAIN)
+        fact, _, remedy = str(error).removeprefix(f"{path}: ").rpartition("; ")
+        findings.add("manifest", path, fact, remedy=remedy)
         return None
     except OSError as error:
         findings.add("manifest", path, f"cannot be read ({error.strerror})", remedy="mend that")
@@ -87,6 +88,9 @@ def read_outline(folder: Path, findings: Findings) -> Outline | None:
         remedy = "give the folder of a finished build"
         if (folder / WORK).is_dir():
             fact, remedy = "missing: the build is unfinished", "run its command again"
+            holder = holder_of(folder)
+            if holder:
+                fact, remedy = f"missing: a build is at work ({holder})", "wait for its end"
         findings.add("manifest", path, fact, remedy=remedy)
         return None
     return _outline(manifest, path, findings)

@@ -44,6 +44,11 @@ def prepare_output(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         found = sorted(p.name for p in output.iterdir())
+        if NAME in found and WORK not in found:
+            raise BuildError(
+                f"{output}: holds a build without its folder {WORK}, which tells what is finished "
+                "(a copy leaves it out?); copy that too, or choose another --output"
+            )
         if found and WORK not in found:
             raise BuildError(
                 f"{output}: holds what no build wrote ({found[0]}); choose another --output, or "
@@ -52,7 +57,8 @@ def prepare_output(output: Path) -> None:
         (output / WORK).mkdir(exist_ok=True)
         _refuse_strange(output)
     except OSError as error:
-        raise BuildError(f"{output}: cannot be used: {error}; choose another --output") from error
+        fact = "is no folder" if isinstance(error, FileExistsError) else f"cannot be used: {error}"
+        raise BuildError(f"{output}: {fact}; choose another --output") from error
 
 
 def _refuse_strange(output: Path) -> None:

@@ -7,6 +7,7 @@ are seen too, and a terminal that blocks or is gone holds nothing up.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ LINES = 10.0  # seconds between two lines
 _BARS = 0.25  # and between two looks at a bar
 _WINDOW = 30.0  # speed is that of the last seconds, or tasks of another kind would count for ever
 _NOTICED = 1.0  # a stage shorter than this is over before it can be read
+_COLUMNS = 80  # of a terminal that says it has none, as those of containers and CI do
 _NONE = Step(0)
 
 
@@ -220,6 +222,10 @@ def _make_bar(stage: Stage, stream: Any) -> tqdm[Any]:
     form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
     if not stage.total:
         form = "{desc}: {n_fmt}{postfix}" if stage.unit else "{desc}{postfix}"
+    try:
+        known = os.get_terminal_size(stream.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):
+        known = True
     return tqdm(
         desc=stage.name,
         total=stage.total or None,
@@ -227,7 +233,8 @@ def _make_bar(stage: Stage, stream: Any) -> tqdm[Any]:
         bar_format=form,
         leave=stage.unit not in ("", BYTES),
         unit_scale=stage.unit == BYTES,
-        dynamic_ncols=True,
+        dynamic_ncols=known,
+        ncols=None if known else _COLUMNS,
     )
 
 

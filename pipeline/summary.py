@@ -34,8 +34,9 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
     """A few aligned lines."""
     counts = manifest.counts
     tokens, targets = counts.get("tokens", 0), counts.get("targets", 0)
+    file = f"{manifest.format} file"
     lines = [
-        ("shards", f"{output}  ({_files(len(manifest.shards), manifest.format)})"),
+        ("shards", f"{output}  ({_count(len(manifest.shards), file)})"),
         ("input", _inputs(manifest)),
         ("conversations", f"{counts.get('conversations', 0):,}"),
         ("rows", f"{counts.get('rows', 0):,}"),
@@ -46,7 +47,8 @@ def summarize(manifest: Manifest, output: Path, rejects: Path, timing: Timing) -
         spans, claimed = counts[f"rule.{name}.spans"], counts[f"rule.{name}.tokens"]
         cut = counts[f"rule.{name}.straddling"]
         across = f"  ({cut:,} tokens lay across an edge)" if cut else ""
-        told = f"{spans:,} spans, {claimed:,} tokens{across}" if spans else "claimed nothing"
+        told = f"{_count(spans, 'span')}, {_count(claimed, 'token')}{across}"
+        told = told if spans else "claimed nothing"
         lines.append((f"rule {name}", told))
     lines += _turn_lines(counts)
     lines.append(("rejects", _reject_line(counts, rejects)))
@@ -79,6 +81,7 @@ def summarize_as_json(
             "seconds": round(timing.seconds, 3),
             "tokens_per_second": round(timing.tokens_per_second),
             "workers_replaced": timing.replaced,
+            "inputs_without_records": _empty(manifest),
         }
     )
 
@@ -106,7 +109,9 @@ def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
     )
     without = counts.get("turns_without_stop", 0)
     if without:
-        told = f"{without:,} turns: the template writes none that is theirs; see --stop-token"
+        told = (
+            f"{_count(without, 'turn')}: the template writes none that is theirs; see --stop-token"
+        )
         lines.append(("no stop token", told))
     rewritten = counts.get("rewritten_turns", 0)
     if rewritten:
@@ -127,8 +132,12 @@ def _turn_lines(counts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _inputs(manifest: Manifest) -> str:
     names = [str(item["name"]) for item in manifest.parts["inputs"]]
-    empty = [str(item["name"]) for item in manifest.parts["inputs"] if not item["records"]]
+    empty = _empty(manifest)
     return _first(names) + (f"  (without any record: {_first(empty)})" if empty else "")
+
+
+def _empty(manifest: Manifest) -> list[str]:
+    return [str(item["name"]) for item in manifest.parts["inputs"] if not item["records"]]
 
 
 def _first(names: list[str]) -> str:
@@ -152,8 +161,8 @@ def _speed_line(timing: Timing) -> str:
     return f"{timing.tokens_per_second:,.0f} tokens/s  ({timing.seconds:.1f} s{kept})"
 
 
-def _files(count: int, form: str) -> str:
-    return f"{count:,} {form} file{'' if count == 1 else 's'}"
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _part(part: int, whole: int) -> str:

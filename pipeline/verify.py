@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.findings import shorten
+from pipeline.redaction import redact
 from pipeline.verification import Verified, verify_output
 
 
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     faults = verified.findings.lines()
     if faults and not args.quiet:
-        faults.append(f"{verified.findings.total:,} faults in {verified.folder}")
+        total = verified.findings.total
+        faults.append(f"{total:,} fault{'' if total == 1 else 's'} in {verified.folder}")
     for line in faults:
         cli.complain(line)
     if args.json:
@@ -69,8 +71,10 @@ def _as_json(verified: Verified) -> str:
     outline, sums = verified.outline, verified.sums
     return json.dumps(
         {
-            "folder": str(verified.folder),
+            "exit": 0 if verified.sound else 1,
+            "folder": redact(str(verified.folder)),
             "sound": verified.sound,
+            "told": [redact(line) for line in verified.findings.lines()],
             "faults": dict(sorted(verified.findings.found.items())),
             "not_checked": verified.findings.passed,
             "format": outline.form if outline else None,

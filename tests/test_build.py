@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -475,6 +476,16 @@ def test_a_hub_datasets_own_files_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     assert run(*RULE, "--output", str(tmp_path), "--overwrite") == 1
     assert mine.read_bytes() == b"years of work"
+
+
+def test_a_copy_without_what_tells_that_it_is_finished_is_told_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, copy = tmp_path / "o", tmp_path / "copy"
+    assert run(*RULE, "--output", str(made), "--workers", "1") == 0
+    shutil.copytree(made, copy, ignore=shutil.ignore_patterns(".*"))
+    assert run(*RULE, "--output", str(copy), "--workers", "1") == 1
+    assert "holds a build without its folder .weighted-shards" in capsys.readouterr().err
 
 
 def test_overwriting_waits_until_the_inputs_are_readable(tmp_path: Path) -> None:

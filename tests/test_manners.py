@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from pipeline import cli
+from pipeline.order import Step
+from pipeline.progress import Progress
 from pipeline.recipe import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +80,7 @@ def test_json_tells_a_finished_build_and_one_that_had_nothing_left(tmp_path: Pat
         "seconds",
         "tokens_per_second",
         "workers_replaced",
+        "inputs_without_records",
     }
     assert (told["exit"], told["shards_kept"], told["output"]) == (0, 0, str(tmp_path / "ö"))
     assert (again["shards_kept"], again["tokens_per_second"]) == (told["shards"], 0)
@@ -110,7 +116,11 @@ def test_json_tells_what_went_wrong(flags: list[str], code: int, said: str, tmp_
 
 @pytest.mark.parametrize(
     ("number", "code", "said"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    [
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
 )
 def test_json_tells_of_a_signal(number: int, code: int, said: str, tmp_path: Path) -> None:
     words = ["--input", "-", *TOKENIZER, "--output", str(tmp_path / "o"), "--json"]
@@ -340,7 +350,8 @@ def test_an_output_that_cannot_be_a_folder_is_told_in_one_message(
     place = _place(kind, tmp_path)
     done = build(place, "--json")
     assert done.returncode == only_line(done.stdout)["exit"] == 1
-    assert done.stderr.startswith(f"error: {place}: cannot be used: ")
+    fact = "cannot be used: " if kind in ("below a file", "a locked folder") else "is no folder; "
+    assert done.stderr.startswith(f"error: {place}: {fact}")
     assert done.stderr.endswith("; choose another --output\n")
     assert done.stderr.count("\n") == 1
 
@@ -389,3 +400,29 @@ def test_a_mistyped_word_is_not_asked_for_again_and_again_without_a_network(
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {said}")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "error: out of memory: a worker needs some 500 MB"),
+        (OSError(errno.EMFILE, "Too many open files"), "; allow more (ulimit -n), or use fewer"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_bug(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(_: Sequence[str] | None) -> int:
+        raise error
+
+    assert cli.run(lacking, []) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_terminal_without_a_width_has_bars() -> None:
+    ours, theirs = pty.openpty()  # 0 by 0, as those of containers are
+    with open(theirs, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a number
+        with Progress(stream) as progress, progress.stage("building", unit="rows", total=2) as tell:
+            tell(Step(2))
+        assert b"building: 100%" in os.read(ours, 1 << 16)
+    os.close(ours)

@@ -23,6 +23,7 @@ from pipeline.contract import Sums
 from pipeline.files import WORK, file_digest
 from pipeline.findings import SHOWN
 from pipeline.ledger import MOST
+from pipeline.lock import locked
 from pipeline.plan import Plan
 from pipeline.shards import SCHEMA
 from pipeline.task import sidecar
@@ -721,6 +722,28 @@ def test_no_build_is_told_as_such(
     (unfinished / "manifest.json").unlink()
     assert cli.run(verify.main, [str(unfinished)]) == 1
     assert "the build is unfinished; run its command again" in capsys.readouterr().err
+
+
+def test_a_build_at_work_is_told_as_such(yard: Yard, tmp_path: Path) -> None:
+    folder = copied(yard.build("mild"), tmp_path)
+    (folder / "manifest.json").unlink()
+    assert "missing: the build is unfinished; run its command again" in faults(folder, tmp_path)[0]
+    with locked(folder):
+        (told,) = faults(folder, tmp_path)
+    assert f"missing: a build is at work (process {os.getpid()} on " in told
+    assert faults(folder, tmp_path)[0].endswith("run its command again")
+
+
+def test_a_manifest_that_is_none_can_be_removed_and_made_anew(yard: Yard, tmp_path: Path) -> None:
+    folder = copied(yard.build("mild"), tmp_path)
+    before = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_text("{")
+    assert "; remove it and run the build's command again" in faults(folder, tmp_path)[0]
+    (folder / "manifest.json").unlink()
+    words = ["--input", *yard.inputs, "--tokenizer", yard.tokenizer, "--shard-size", "2500"]
+    words += ["--output", str(folder), "--rules", *yard.rules("mild"), "--max-reject-rate", "1"]
+    assert cli.run(build.main, [*words, "--workers", "1", "--quiet"]) == 0
+    assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_usage_is_exit_code_two() -> None:

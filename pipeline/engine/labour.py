@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import traceback
@@ -22,12 +23,14 @@ DONE = "done"  # what answers an order that gives no shard
 def labour(pipe: Connection, cells: Cells) -> None:
     """Jobs and orders come through *pipe*, progress and results go back, errors too."""
     watch = Watch(cells)
+    place = "a job"
     complete: Complete | None = None
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             while True:
                 message = pipe.recv()
                 if isinstance(message, Order):
+                    place = f"shard {message.task.index}"
                     assert complete is not None
                     pipe.send(complete(message, watch, pipe.send) or DONE)
                 else:
@@ -40,16 +43,17 @@ def labour(pipe: Connection, cells: Cells) -> None:
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the coordinator must know
-            pipe.send(_told(error))
+            pipe.send(_told(error, place))
 
 
-def _told(error: BaseException) -> BaseException:
+def _told(error: BaseException, place: str) -> BaseException:
     """The error as it can cross a pipe, with the worker's traceback as a note on a bug."""
     if isinstance(error, WeightedShardsError):
         return error
     if isinstance(error, OSError):  # a full disk, mostly: Arrow's own errors are of this kind too
+        remedy = "see to the folder" if error.errno == errno.ENOENT else "make room"
         return BuildError(
-            f"a shard cannot be written: {error}; make room or choose another --output, and run "
-            "the same command again to go on from the finished shards"
+            f"{place}: cannot be written: {error}; {remedy}, and run the same command again to go "
+            "on from the finished shards"
         )
     return RuntimeError("".join(traceback.format_exception(error)))

@@ -146,6 +146,8 @@ def _failed(
     elif attempt.suspects:
         rows = attempt.suspects[-1]
         then = f"its records {rows.first:,} to {rows.stop - 1:,} are tried alone"
+        if rows.stop - rows.first == 1:
+            then = f"its record {rows.first:,} is tried alone"
     replaced(f"task {attempt.task.index}: its worker {failure.told}; {then}")
     return attempt
 
