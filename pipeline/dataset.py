@@ -23,16 +23,14 @@ from pipeline.output import (
     finish_output,
     open_output,
     prepare_output,
-    require_own,
-    require_rejects,
     require_space,
-    require_unwritten,
     unpacking,
 )
 from pipeline.plan import Plan, make_plan, piece_size
 from pipeline.policy import ROW_TIMEOUT, SHARD_SIZE
 from pipeline.progress import BYTES, Progress
 from pipeline.recipe import Recipe
+from pipeline.rejection import require_own, require_rejects, require_unwritten
 from pipeline.source import survey
 from pipeline.task import TaskDone
 from pipeline.tokens.certificate import distrust, find_certificate

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from pipeline.errors import BuildError
 
 SPLIT = "train"
+OURS = re.compile(
+    r"(train|data)-\d{5,}-of-\d{5,}\.(parquet|arrow)|manifest\.json|rejects\.jsonl|"
+    r"state\.json|dataset_info\.json|\.(rejects|manifest|state|dataset_info)\.jsonl?\.tmp"
+)
 WORK = ".weighted-shards"  # what a build keeps in its output: by it, one is told
 
 
@@ -89,3 +94,9 @@ def arrow_state(files: Sequence[str], fingerprint: str) -> dict[str, dict[str, A
             "_split": SPLIT,
         },
     }
+
+
+def is_ours(path: Path, home: Path) -> bool:
+    """Whether builds in the folder *home* keep files of that name; both without links."""
+    named = path.parent == home and OURS.fullmatch(path.name) is not None
+    return named or home / WORK in (path, *path.parents)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from pipeline.errors import BuildError, ConfigurationError
-from pipeline.files import WORK, file_digest, put_file, shard_name, write_arrow_state, write_json
+from pipeline.errors import BuildError
+from pipeline.files import (
+    OURS,
+    WORK,
+    file_digest,
+    shard_name,
+    write_arrow_state,
+    write_json,
+)
 from pipeline.lock import LOCK
 from pipeline.manifest import NAME, Manifest, read_state, write_manifest
 from pipeline.plan import Plan, Task, differences
+from pipeline.rejection import gather_rejects
 from pipeline.task import TaskDone, reject_file, sidecar
 
-_OURS = re.compile(
-    r"(train|data)-\d{5,}-of-\d{5,}\.(parquet|arrow)|manifest\.json|rejects\.jsonl|"
-    r"state\.json|dataset_info\.json|\.(rejects|manifest|state|dataset_info)\.jsonl?\.tmp"
-)
-_PLAN, _GATHERED = "plan.json", "gathered.json"
+_PLAN = "plan.json"
 # Bytes of shards for a byte of JSON.
 _SHARE = {"parquet": 0.45, "arrow": 3.6}
 SPOOL = "spool"
@@ -83,92 +84,10 @@ def _inside(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
-def require_rejects(rejects: Path, output: Path) -> None:
-    """Raises ConfigurationError where rejects cannot be written, or not without a loss.
-
-    They may not replace what is no file, nor a build's others; `require_own` looks at its contents.
-    """
-    if rejects.exists() and not rejects.is_file():
-        raise ConfigurationError(
-            f"--rejects {rejects}: is no regular file, and would be replaced by one; choose another"
-        )
-    # Not Path.resolve, which calls a link to itself a RuntimeError.
-    where, home = Path(os.path.realpath(rejects)), Path(os.path.realpath(output))
-    if where == home or (where != home / "rejects.jsonl" and _is_ours(where, home)):
-        raise ConfigurationError(
-            f"--rejects {rejects}: is a name that the build itself uses; choose another"
-        )
-    if where.parent != home:
-        _try_to_write(rejects)
-
-
-def _try_to_write(rejects: Path) -> None:
-    """A night's work is not done for rejects that cannot be written at its end."""
-    trial = _unfinished(rejects)
-    try:
-        rejects.parent.mkdir(parents=True, exist_ok=True)
-        trial.unlink(missing_ok=True)
-        trial.touch(exist_ok=False)
-        trial.unlink()
-    except OSError as error:
-        raise ConfigurationError(
-            f"--rejects {rejects}: cannot be written ({error.strerror}); choose another file"
-        ) from error
-
-
-def require_own(rejects: Path, output: Path) -> None:
-    """BuildError where the file *rejects* holds what no build in *output* wrote, to be replaced.
-
-    Rejects that somebody mends are the first that would be lost.
-    """
-    if not rejects.is_file() or not rejects.stat().st_size:
-        return
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads((output / WORK / _GATHERED).read_text(encoding="utf-8"))
-        if known["sha256"] == file_digest(rejects):
-            return
-    # Of an earlier version, or of a run that ended in between.
-    joined = hashlib.sha256()
-    for part in sorted((output / WORK).glob("[0-9]*.rejects.jsonl")):
-        joined.update(part.read_bytes())
-    if joined.hexdigest() != file_digest(rejects):
-        raise BuildError(
-            f"{rejects}: holds what this build did not write, mended rejects perhaps, and would be "
-            "replaced; move it elsewhere, or replace it with --overwrite"
-        )
-
-
-def _unfinished(rejects: Path) -> Path:
-    return rejects.with_name(f".{rejects.name}.tmp")
-
-
-def require_unwritten(inputs: Iterable[Path], *, output: Path, rejects: Path) -> None:
-    """Raises ConfigurationError where a build would replace or remove one of its *inputs*."""
-    replaced, home = os.path.realpath(rejects), Path(os.path.realpath(output))
-    for path in inputs:
-        where, named = Path(os.path.realpath(path)), os.path.realpath(path.parent)
-        if str(where) == replaced:
-            raise ConfigurationError(
-                f"{rejects}: is an input, and where the rejects would go; choose another --rejects "
-                "or --output"
-            )
-        if _is_ours(where, home) or _is_ours(Path(named, path.name), home):
-            raise ConfigurationError(
-                f"--output {output}: the build would replace or remove {path.name} there, which is "
-                "an input; choose another"
-            )
-
-
-def _is_ours(path: Path, home: Path) -> bool:
-    """Whether builds in the folder *home* keep files of that name; both without links."""
-    named = path.parent == home and _OURS.fullmatch(path.name) is not None
-    return named or home / WORK in (path, *path.parents)
-
-
 def discard_results(output: Path) -> None:
     """Removes what a build has written, by its names; the unpacked inputs stay."""
     for path in [*output.iterdir(), *(output / WORK).iterdir()]:
-        ours = path.name != LOCK if path.parent.name == WORK else _OURS.fullmatch(path.name)
+        ours = path.name != LOCK if path.parent.name == WORK else OURS.fullmatch(path.name)
         if path.is_file() and ours:
             path.unlink()
 
@@ -259,35 +178,6 @@ def _from_sidecar(output: Path, task: Task, plan: Plan, *, verify: bool) -> Task
     except (OSError, ValueError, RecursionError):
         return None
     return done
-
-
-def gather_rejects(output: Path, plan: Plan, target: Path) -> None:
-    """Joins the tasks' rejects in the order of the tasks; no rejects, an empty file."""
-    parts = [reject_file(output, task.index) for task in plan.tasks]
-    whole = hashlib.sha256()
-    for part in parts:
-        with part.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                whole.update(chunk)
-    told = {"sha256": whole.hexdigest()}
-    if not (target.is_file() and file_digest(target) == told["sha256"]):
-        temporary = _unfinished(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as joined:  # not through a link that somebody laid meanwhile
-                for part in parts:
-                    with part.open("rb") as file:
-                        shutil.copyfileobj(file, joined)
-            put_file(temporary, target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise BuildError(
-                f"{target}: cannot be written ({error.strerror}); make room, or choose another "
-                "--rejects, and run the same command again"
-            ) from error
-    write_json(output / WORK / _GATHERED, told)
 
 
 def finish_output(output: Path, plan: Plan, manifest: Manifest, rejects: Path) -> None:

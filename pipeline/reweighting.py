@@ -26,11 +26,10 @@ from pipeline.output import (
     finish_output,
     open_output,
     prepare_output,
-    require_own,
-    require_rejects,
 )
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.rejection import require_own, require_rejects
 from pipeline.rules import load_rules
 from pipeline.task import Complete
 
