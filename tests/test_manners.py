@@ -131,6 +131,8 @@ def test_json_tells_of_a_signal(number: int, code: int, said: str, tmp_path: Pat
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        # Whoever runs the tests in the background, or by nohup, ignores it.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs
     ) as running:
         lock = tmp_path / "o" / ".weighted-shards" / "lock"
         deadline = time.monotonic() + 60
