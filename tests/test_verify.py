@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -744,6 +745,23 @@ def test_a_manifest_that_is_none_can_be_removed_and_made_anew(yard: Yard, tmp_pa
     words += ["--output", str(folder), "--rules", *yard.rules("mild"), "--max-reject-rate", "1"]
     assert cli.run(build.main, [*words, "--workers", "1", "--quiet"]) == 0
     assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_and_count_of_a_manifest_is_explained(kind: str, yard: Yard) -> None:
+    told = (Path(__file__).parent.parent / "docs" / "manifest.md").read_text(encoding="utf-8")
+    names = [
+        name
+        for line in told.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    ]
+    known = [
+        re.compile(re.sub(r"\b[A-Z]+\b", r"[^.]+", name.replace(".", r"\."))) for name in names
+    ]
+    manifest = manifest_of(yard.build(*KINDS[kind]))
+    for name in (*manifest, *manifest["counts"]):
+        assert any(one.fullmatch(name) for one in known), name
 
 
 def test_usage_is_exit_code_two() -> None:
