@@ -116,7 +116,10 @@ def _disturb(command: Sequence[str], chance: Random, told: Counter[str]) -> int:
             told["coordinator"] += 1
     error = run.communicate()[1]
     assert run.returncode in (*_MENDED, -signal.SIGKILL), error
-    assert "Traceback" not in error, error
+    # A process that its coordinator was starting when it was killed reads half a message, and
+    # multiprocessing says so before any code of ours runs.
+    started = run.returncode == -signal.SIGKILL and "/pipeline/" not in error
+    assert "Traceback" not in error or started, error
     told["gave up"] += run.returncode == 1
     return run.returncode
 
