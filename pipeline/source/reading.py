@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from pipeline.errors import InputError
 from pipeline.source.columns import cut as cut_columns
@@ -27,6 +28,8 @@ from pipeline.source.spool import (
     unheard,
     without_bom,
 )
+
+Cut: TypeAlias = tuple[tuple[Piece, ...], int]  # pieces, and how many records they hold
 
 TINY = 1 << 14  # bytes of a piece: a batch costs as much as ten conversations
 
@@ -80,9 +83,12 @@ def _survey_input(
             item.fetch(path)
         before = _stamp(path)
         content = sniff(path, name=item.name, label=item.label)
-        parts = chunks(path, content.codec, label=item.label, heard=heard)
-        form = _survey_columns if content.layout in ("parquet", "arrow") else _survey_lines
-        source = form(item, path, content, parts, target, piece_bytes, piece_rows)
+        digest = Digest()
+        parts = digest.through(chunks(path, content.codec, label=item.label, heard=heard))
+        cut = _cut_columns if content.layout in ("parquet", "arrow") else _cut_lines
+        limits = {"piece_bytes": piece_bytes, "piece_rows": piece_rows}
+        pieces, records = cut(item, path, content, parts, target, **limits)
+        source = Source(item.name, digest.sha256, digest.size, records, pieces)
         if _stamp(path) != before:
             raise _changed(item.label)
         return _stamped(source)
@@ -112,17 +118,9 @@ def _changed(place: str) -> InputError:
     )
 
 
-def _survey_lines(
-    item: Input,
-    path: Path,
-    content: Content,
-    parts: Iterator[bytes],
-    target: Path,
-    piece_bytes: int,
-    piece_rows: int,
-) -> Source:
-    digest = Digest()
-    parts = digest.through(parts)
+def _cut_lines(
+    item: Input, path: Path, content: Content, parts: Iterator[bytes], target: Path, **limits: int
+) -> Cut:
     start, form = 0, "lines"
     if content.bom:
         parts, start = without_bom(parts), 3
@@ -133,36 +131,22 @@ def _survey_lines(
     if content.codec or form == "elements":
         path, start = target.with_suffix(".jsonl"), 0
         parts = kept(parts, path)
-    opened = Piece(item.name, os.fspath(path), form, start, start, 0, 1, 0)
-    pieces, records = cut_lines(parts, opened, piece_bytes=piece_bytes, piece_rows=piece_rows)
-    return Source(item.name, digest.sha256, digest.size, records, pieces)
+    return cut_lines(
+        parts, Piece(item.name, os.fspath(path), form, start, start, 0, 1, 0), **limits
+    )
 
 
-def _survey_columns(
-    item: Input,
-    path: Path,
-    content: Content,
-    parts: Iterator[bytes],
-    target: Path,
-    piece_bytes: int,
-    piece_rows: int,
-) -> Source:
-    digest = Digest()
-    parts = digest.through(parts)
+def _cut_columns(
+    item: Input, path: Path, content: Content, parts: Iterator[bytes], target: Path, **limits: int
+) -> Cut:
     if content.codec:
         path = target.with_suffix(f".{content.layout}")
         parts = kept(parts, path)
     for _ in parts:
         pass
     opened = Piece(item.name, os.fspath(path), content.layout, 0, 0, 0, 0, 0)
-    pieces, records = cut_columns(
-        opened,
-        target=target.with_suffix(".stream"),
-        label=item.label,
-        piece_bytes=piece_bytes,
-        piece_rows=piece_rows,
-    )
-    return Source(item.name, digest.sha256, digest.size, records, pieces)
+    spooled = target.with_suffix(".stream")
+    return cut_columns(opened, target=spooled, label=item.label, **limits)
 
 
 def read(
