@@ -72,7 +72,13 @@ class Measured:
     def establish(self, conversation: Conversation) -> None:
         """What a build does up to the turns."""
         rendered = self.template.render(conversation)
-        establish(conversation, rendered, None, surroundings=self.around, markers=self.markers)
+        establish(
+            self.around.setting(conversation),
+            rendered,
+            None,
+            surroundings=self.around,
+            markers=self.markers,
+        )
 
     def ratio(self, turns: int, repeats: int) -> tuple[float, float]:
         """Seconds plain, seconds ours: medians of *repeats*, taken turn about."""

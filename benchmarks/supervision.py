@@ -266,7 +266,7 @@ def _border(template: Template, messages: list[Any], index: int, *, text: str) -
 
 
 def _ours(whole: Conversation, rendered: Any, around: Surroundings, markers: Markers) -> Spans:
-    turns = establish(whole, rendered, None, surroundings=around, markers=markers)
+    turns = establish(around.setting(whole), rendered, None, surroundings=around, markers=markers)
     return {t.message: list(t.outputs) for t in turns if t.role == "assistant"}
 
 

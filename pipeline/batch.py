@@ -13,18 +13,17 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from pipeline.columns import list_column, row_sums
+from pipeline.columns import column, list_column, row_sums
+from pipeline.division import divide_rows
 from pipeline.errors import InputError, RecordError
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
 from pipeline.preparation import Preparation
-from pipeline.regions import Region, divide
 from pipeline.reject import Reject, reject
 from pipeline.rows import NOTHING_TO_TRAIN, Counts, EncodedBatch, Prepared
 from pipeline.rules import RuleSet
-from pipeline.scales import cut_regions, scale_template
 from pipeline.schema import read_conversation
-from pipeline.shards import SCHEMA, SPAN_TYPE
+from pipeline.shards import SCHEMA
 from pipeline.source.columns import to_records
 from pipeline.source.record import Record, decode
 from pipeline.template import Template
@@ -35,6 +34,7 @@ from pipeline.weighing import count_weights, weigh_rows
 from pipeline.weights import IGNORED, Weighed
 
 _GROUP = 1 << 22  # characters
+_TOLD = ("quoted_control_tokens", "rewritten_turns", "weighted_inputs")
 _TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
 
 
@@ -243,11 +243,13 @@ class Encoder:
         counts = count_weights(encoded, weighed, weighted, self.rules)
         counts.update(_count_turns(prepared, weighted > 0))
         # Of a conversation in several rows, those that train nothing while others do.
-        training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
-        counts["untrained_rows"] = sum(
-            not some and _key(p) in training
-            for some, p in zip(weighted.tolist(), prepared, strict=True)
-        )
+        counts["untrained_rows"] = 0
+        if not weighted.all():
+            training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
+            counts["untrained_rows"] = sum(
+                not some and _key(p) in training
+                for some, p in zip(weighted.tolist(), prepared, strict=True)
+            )
         told = self.tokenizer.spelled(encoded).tolist()
         texts = [None if t else p.text for t, p in zip(told, prepared, strict=True)]
         return *_rows(prepared, encoded, weighed, weighted, texts), counts
@@ -256,15 +258,22 @@ class Encoder:
 def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
     """Of the *kept* rows: how starts were found, and what else was counted of each."""
     counts: Counts = Counter()
+    if kept.any():
+        counts.update(dict.fromkeys(_TOLD, 0))
+    found, stopless = list[str](), 0
     for keep, p in zip(kept.tolist(), prepared, strict=True):
         if not keep:
             continue
-        counts.update(p.counts)
+        if p.counts:
+            counts.update(p.counts)
         for turn in p.turns:
             if turn.outputs:
-                counts["turns"] += 1
-                counts[f"found.{turn.found}"] += 1
-                counts["turns_without_stop"] += turn.stop < 0
+                found.append(turn.found)
+                stopless += turn.stop < 0
+    if found:
+        counts["turns"] = len(found)
+        counts["turns_without_stop"] = stopless
+        counts.update(f"found.{how}" for how in found)
     return counts
 
 
@@ -300,47 +309,24 @@ def _rows(
     texts: Sequence[str | None],
 ) -> tuple[pa.RecordBatch, list[Reject]]:
     """The batch's columns, from flat buffers; a row that would train nothing is a reject."""
-    # Of a conversation in several rows some may train: then the others are only left out.
-    training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
-    untrained = {_key(p): p.record for p in prepared if _key(p) not in training}
-    rejects = [reject(record, NOTHING_TO_TRAIN) for record in untrained.values()]
-    firsts = encoded.firsts
+    firsts, rejects = encoded.firsts, list[Reject]()
+    if not weighted.all():
+        # Of a conversation in several rows some may train: then the others are only left out.
+        training = {_key(prepared[i]) for i in np.flatnonzero(weighted).tolist()}
+        untrained = {_key(p): p.record for p in prepared if _key(p) not in training}
+        rejects = [reject(record, NOTHING_TO_TRAIN) for record in untrained.values()]
     columns = [
         list_column(firsts, encoded.ids),
         list_column(firsts, weighed.labels),
         list_column(firsts, weighed.loss_scale),
-        pa.array(np.diff(firsts).astype(np.int32)),
-        pa.array(row_sums(weighed.labels != IGNORED, firsts).astype(np.int32)),
-        pa.array(row_sums(weighed.loss_scale, firsts).astype(np.float32)),
+        column(np.diff(firsts).astype(np.int32)),
+        column(row_sums(weighed.labels != IGNORED, firsts).astype(np.int32)),
+        column(row_sums(weighed.loss_scale, firsts).astype(np.float32)),
         pa.array([p.record.source for p in prepared], pa.string()),
         pa.array([p.record.row for p in prepared], pa.int64()),
         pa.array(texts, pa.string()),
         pa.array([p.fields for p in prepared], pa.string()),
-        _regions(prepared),
+        divide_rows(prepared),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-    return (batch if (weighted > 0).all() else batch.filter(pa.array(weighted > 0))), rejects
-
-
-def _regions(prepared: Sequence[Prepared]) -> pa.ListArray:
-    """The ``spans`` column: each message's regions, in characters of the rendered text."""
-    stops = [0]
-    flat: list[Region] = []
-    for p in prepared:
-        for turn in p.turns:
-            regions = divide(turn, p.text)
-            flat.extend(cut_regions(regions, p.scales) if p.scales else regions)
-        if p.scales:
-            flat.extend(scale_template(p.turns, p.scales))
-        stops.append(len(flat))
-    messages, roles, names, starts, ends, weights = zip(*flat, strict=True) if flat else ((),) * 6
-    fields = [
-        pa.array(messages, pa.int32()),
-        pa.array(roles, pa.string()),
-        pa.array(names, pa.string()),
-        pa.array(starts, pa.int32()),
-        pa.array(ends, pa.int32()),
-        pa.array(weights, pa.float32()),
-    ]
-    values = pa.StructArray.from_arrays(fields, fields=list(SPAN_TYPE))
-    return pa.ListArray.from_arrays(pa.array(stops, pa.int32()), values)
+    return (batch if weighted.all() else batch.filter(pa.array(weighted > 0))), rejects

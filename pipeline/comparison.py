@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +180,7 @@ def _both(prepared: list[Prepared], encoder: Encoder, new: RuleSet) -> Iterator[
             continue
         fields = decode(p.record) if new.fields else {}
         try:
-            others.append(replace(p, claims=new.claims(Talk(p.text, p.turns, fields))))
+            others.append(p._replace(claims=new.claims(Talk(p.text, p.turns, fields))))
             able.append(p)
         except RecordError:
             yield 1

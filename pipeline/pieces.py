@@ -47,7 +47,7 @@ def encode_pieces(tokenizer: Tokenizer, prepared: Sequence[Prepared]) -> Encoded
     return join_pieces(fill_rows(encoded, sampled) if sampled else encoded, counts)
 
 
-def _cuts(prepared: Prepared) -> list[int]:
+def _cuts(prepared: Prepared) -> Sequence[int]:
     """Where a text is cut: around each run of ids that came with the data, never inside one."""
     if not prepared.places:
         return prepared.cuts

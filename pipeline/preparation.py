@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from pipeline.cuts import find_cuts
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.markers import Markers
 from pipeline.policy import Policy
-from pipeline.quotation import Quotation, find_quoted, make_quotation
+from pipeline.quotation import Quotation, find_quoted, join_strings, make_quotation
 from pipeline.recipe import require_turns
 from pipeline.regions import Turn
 from pipeline.rows import Prepared
@@ -29,6 +30,7 @@ from pipeline.sampled import (
     with_stops,
 )
 from pipeline.scales import find_parts, refuse_weights, scale_turns
+from pipeline.situation import Setting, find_thought
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
@@ -88,7 +90,7 @@ class Preparation:
         self, record: Record, conversation: Conversation, supervised: Sequence[int]
     ) -> Iterator[Prepared]:
         whole = self._row(record, conversation, supervised)
-        yield replace(whole, whole=True, counts={})
+        yield whole._replace(whole=True, counts={})
         size = 0
         for index in supervised:
             row = self._row(record, conversation, [index], cut=True)
@@ -101,7 +103,7 @@ class Preparation:
                     "of its turns; split it, or use --turns last_turn or as_rendered",
                 )
             differs = not _written(whole, index).startswith(_written(row, index).rstrip())
-            yield replace(row, counts={**row.counts, "rewritten_turns": int(differs)})
+            yield row._replace(counts={**row.counts, "rewritten_turns": int(differs)})
 
     def _row(
         self,
@@ -124,23 +126,28 @@ class Preparation:
         conversation, runs = spell(conversation, self.tokenizer, whole=whole)
         weights = conversation.weights or _NONE
         rendered, traced = self.template.render(conversation), None
-        if weights.parts or self.quotation.hinted(conversation):
+        strings = join_strings(conversation)
+        setting = self.surroundings.setting(conversation, strings)
+        if weights.parts or self.quotation.hinted(strings):
             ranges = {i: [(a, b) for a, b, _ in spans] for i, spans in weights.parts.items()}
             traced = self.template.trace(conversation, parts=ranges)
         places = locate(runs, traced) if traced and runs else []
         quoted = self._quoted(conversation, traced, places) if traced else []
         turns = establish(
-            conversation,
+            setting,
             rendered,
             traced,
             surroundings=self.surroundings,
             markers=self.markers,
-            quoted=sorted([*quoted, *find_controls(places, self.tokenizer)]),
+            quoted=sorted([*quoted, *find_controls(places, self.tokenizer)]) if traced else (),
             supervised=supervised,
             sure=self.policy.unsure == "reject",
         )
-        text, turns = self._close(rendered.text, turns, conversation, following)
-        turns = _find_told(conversation, turns, text)
+        text = rendered.text
+        if self.policy.trailing or self.policy.stop_tokens:
+            text, turns = self._close(text, turns, setting, following)
+        if len(turns) < len(conversation.messages):
+            turns = _find_told(conversation, turns, text)
         parts = find_parts(weights, traced) if traced else {}
         if places:
             places, late = with_stops(places, text, stops=self.stops, tokenizer=self.tokenizer)
@@ -173,7 +180,7 @@ class Preparation:
             find_cuts(text, turns, scales, claims, self.rules, policy=self.policy),
             places,
             _kept(fields, self.policy.keep),
-            self._count(conversation, turns, text, quoted),
+            self._count(setting, turns, text, len(quoted)),
             weights=weights,
             parts=parts,
         )
@@ -199,7 +206,7 @@ class Preparation:
         return quoted
 
     def _close(
-        self, text: str, turns: list[Turn], conversation: Conversation, following: str
+        self, text: str, turns: list[Turn], setting: Setting, following: str
     ) -> tuple[str, list[Turn]]:
         """What the policy adds: white space after stop tokens, a stop token at the text's end."""
         trailing, tokens = self.policy.trailing, self.policy.stop_tokens
@@ -210,47 +217,48 @@ class Preparation:
         end = len(text.rstrip())
         for i, turn in enumerate(turns):
             if turn.outputs and turn.stop < 0 and turn.outputs[-1].end >= end:
-                token = self._told(conversation, turn.message, following)
+                token = self._told(setting, turn.message, following)
                 turns[i] = _stopped_at(turn, len(text), len(text) + len(token))
                 return text + token, turns
         return text, turns
 
-    def _told(self, conversation: Conversation, message: int, following: str) -> str:
+    def _told(self, setting: Setting, message: int, following: str) -> str:
         """The stop token that somebody named for this end: the marker of who would speak next."""
-        calls = conversation.messages[message].get("tool_calls")
-        setting = self.surroundings.setting(conversation)
+        calls = setting.messages[message].get("tool_calls")
         closing = self.surroundings.after(
             setting, message, self.markers, following=following or ("tool" if calls else "user")
         )
         return closing.marker or self.policy.stop_tokens[0]
 
     def _count(
-        self, conversation: Conversation, turns: Sequence[Turn], text: str, quoted: Sequence[Span]
-    ) -> Counter[str]:
-        counts = Counter(f"unrendered.{role}" for role in _unrendered(conversation, turns, text))
-        setting = self.surroundings.setting(conversation)
-        counts["rewritten_turns"] = sum(
-            self.surroundings.rewrites(setting, turn.message) for turn in turns if turn.outputs
-        )
-        counts["quoted_control_tokens"] = len(quoted)
-        weights = conversation.weights or _NONE
-        asked = [*weights.messages.items()]
-        asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
-        # A row that is cut has fewer messages than its conversation has weights.
-        roles = [str(message["role"]) for message in conversation.messages]
-        counts["weighted_inputs"] = sum(
-            weight > 0 and index < len(roles) and roles[index] != "assistant"
-            for index, weight in asked
-        )
-        written = {turn.message: turn.ranges for turn in turns}
-        for index, message in enumerate(conversation.messages):
-            if len(message) > 2 or "</think>" in (message.get("content") or ""):
-                counts.update(_lost(message, text, written.get(index, [])))
-        return counts
+        self, setting: Setting, turns: Sequence[Turn], text: str, quoted: int
+    ) -> dict[str, int]:
+        """What deserves it, where it is not 0."""
+        found: list[str] = ["quoted_control_tokens"] * quoted
+        conversation, messages, around = setting.conversation, setting.messages, self.surroundings
+        rewrites = setting.learnt.rewrites
+        for turn in turns:
+            if turn.outputs:
+                rewritten = rewrites.get(turn.message)
+                if rewritten is None:
+                    rewritten = around.rewrites(setting, turn.message)
+                if rewritten:
+                    found.append("rewritten_turns")
+        if len(turns) < len(messages):
+            found += [f"unrendered.{role}" for role in _unrendered(conversation, turns, text)]
+        if conversation.weights is not None:
+            found += ["weighted_inputs"] * _count_inputs(conversation.weights, messages)
+        written: dict[int, list[Span]] | None = None
+        for index, message in enumerate(messages):
+            if len(message) > 2 or "</think>" in (message["content"] or ""):
+                if written is None:
+                    written = {turn.message: turn.ranges for turn in turns}
+                found += _lost(message, text, written.get(index, []))
+        return dict(Counter(found)) if found else {}
 
 
 def establish(
-    conversation: Conversation,
+    setting: Setting,
     rendered: Rendered,
     traced: Rendered | None,
     *,
@@ -261,24 +269,21 @@ def establish(
     sure: bool = True,
 ) -> list[Turn]:
     """The turns by the hooks where that is enough, else by tracing, else as good as it can be."""
-
-    def find(known: Rendered, *, sure: bool) -> list[Turn]:
-        return establish_turns(
-            conversation,
-            known,
-            surroundings=surroundings,
-            markers=markers,
-            quoted=[span.start for span in quoted],
-            supervised=supervised,
-            sure=sure,
-        )
-
+    starts = [span.start for span in quoted]
+    find = partial(
+        establish_turns,
+        setting,
+        surroundings=surroundings,
+        markers=markers,
+        quoted=starts,
+        supervised=supervised,
+    )
     try:
-        return find(rendered, sure=True)
+        return find(rendered)
     except RecordError as error:
         if error.reason != "turn_unestablished":
             raise
-    traced = traced or surroundings.template.trace(conversation)
+    traced = traced or surroundings.template.trace(setting.conversation)
     return find(_combined(rendered, traced), sure=sure)
 
 
@@ -331,12 +336,24 @@ def _lost(message: Mapping[str, Any], text: str, ranges: Sequence[Span]) -> Iter
         name = call["function"]["name"]
         if not any(text.find(name, start, end) >= 0 for start, end in ranges):
             yield "unrendered.tool_calls"
-    reasoning = next((message[key] for key in _REASONING if message.get(key)), "")
+    reasoning = next((message[key] for key in _REASONING if message.get(key)), "").strip()
     if not reasoning and message["role"] == "assistant":
-        before, _, _ = (message.get("content") or "").rpartition("</think>")
-        reasoning = before.rpartition("<think>")[2]
-    if reasoning.strip() and reasoning.strip() not in text:
+        reasoning, _ = find_thought(message.get("content") or "")
+    # Where it mostly is, and only then everywhere: texts are long.
+    start = ranges[0].start if ranges else 0
+    if reasoning and text.find(reasoning, start) < 0 and reasoning not in text:
         yield "unrendered.reasoning"
+
+
+def _count_inputs(weights: Weights, messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many weights are positive and of what is no assistant's."""
+    asked = [*weights.messages.items()]
+    asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+    # A row that is cut has fewer messages than its conversation has weights.
+    return sum(
+        weight > 0 and index < len(messages) and messages[index]["role"] != "assistant"
+        for index, weight in asked
+    )
 
 
 def _kept(fields: Mapping[str, Any], keep: Sequence[str]) -> str | None:

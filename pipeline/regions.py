@@ -61,7 +61,9 @@ def divide(turn: Turn, text: str) -> Iterator[Region]:
             if not (output.start < end and start < output.end):
                 continue
             body = turn.stop if start <= turn.stop < output.end else min(output.end, end)
-            reasoned = _reasoned(turn, text, output.start, body) if first else output.start
+            reasoned = output.start
+            if first:
+                reasoned = end_reasoning(text, output.start, body, opened=turn.opened)
             first = False
             called = body if turn.called < 0 else min(max(turn.called, reasoned), body)
             cuts += [output.start, reasoned, called, body, min(output.end, end)]
@@ -74,9 +76,9 @@ def divide(turn: Turn, text: str) -> Iterator[Region]:
                 yield Region(turn.message, turn.role, name, a, b)
 
 
-def _reasoned(turn: Turn, text: str, start: int, end: int) -> int:
+def end_reasoning(text: str, start: int, end: int, *, opened: bool) -> int:
     """Where the reasoning that starts an output ends; *start* where there is none."""
-    if turn.opened:
+    if opened:
         match = _REST_OF_BLOCK.match(text, start, end)
     elif text.find("</", start, end) >= 0:
         match = _BLOCK.match(text, start, end)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pipeline.conversation import Weights
 from pipeline.errors import RecordError
@@ -28,10 +28,10 @@ NOTHING_TO_TRAIN = RecordError(
     "weigh", "nothing_to_train", "no token of it carries loss; drop the record or change the rules"
 )
 _NONE = Weights({}, {})
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A row as text.
 
     ``scales`` are what its characters weigh before any rule, where that is not 1; ``quoted`` the
@@ -45,15 +45,15 @@ class Prepared:
     text: str
     turns: list[Turn]
     claims: list[Claim]
-    scales: list[Scale] = dataclasses.field(default_factory=list)
-    quoted: list[Span] = dataclasses.field(default_factory=list)
-    cuts: list[int] = dataclasses.field(default_factory=list)
+    scales: Sequence[Scale] = ()
+    quoted: Sequence[Span] = ()
+    cuts: Sequence[int] = ()
     places: Sequence[Place] = ()
     fields: str | None = None
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, int] = _EMPTY
     whole: bool = False
     weights: Weights = _NONE
-    parts: Mapping[int, Sequence[Scale]] = dataclasses.field(default_factory=dict)
+    parts: Mapping[int, Sequence[Scale]] = _EMPTY
 
     def rescaled(self, factor: float) -> Prepared:
         """The same row, all of it *factor* times as heavy."""
@@ -61,7 +61,7 @@ class Prepared:
         scales = scale_turns(
             self.turns, length=len(self.text), weights=messages, parts=self.parts, row=row
         )
-        return replace(self, scales=scales)
+        return self._replace(scales=scales)
 
 
 @dataclass(frozen=True, slots=True)

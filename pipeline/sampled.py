@@ -67,7 +67,10 @@ def spell(
     *whole* the stop token stays in the text. Raises RecordError (``encode``) for ids that the
     tokenizer has not, or that spell no text.
     """
-    if not any(isinstance(m["content"], SampledContent) for m in conversation.messages):
+    for message in conversation.messages:
+        if type(message["content"]) is SampledContent:
+            break
+    else:
         return conversation, []
     messages, runs = list(conversation.messages), list[Run]()
     weights = conversation.weights or Weights({}, {})

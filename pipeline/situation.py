@@ -15,6 +15,7 @@ from pipeline.conversation import Conversation
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _BLOCKS = ("", "<think>\n\n</think>\n\n", "<think>\nR\n</think>\n\n")
+_OPEN, _CLOSE = "<think>", "</think>"
 _LONGEST = 64  # characters of a constant that a template may look for in a message
 CALL = {
     "type": "function",
@@ -66,10 +67,21 @@ Frame: TypeAlias = tuple[str, bool, str]
 Key: TypeAlias = tuple[Any, ...]
 
 
+class Learnt(NamedTuple):
+    """What is known of conversations that are `alike`, by the index of a message.
+
+    ``prompts`` is what precedes it (a `Prompt`), ``rewrites`` whether it is written otherwise once
+    others follow.
+    """
+
+    prompts: dict[int, Any]
+    rewrites: dict[int, bool]
+
+
 class Setting:
     """A conversation, for the situations of its messages; *telling* are the words to look for.
 
-    ``frame`` is what all its situations share.
+    ``frame`` is what all its situations share; ``learnt`` may be shared with other conversations.
     """
 
     __slots__ = (
@@ -78,21 +90,20 @@ class Setting:
         "earlier",
         "frame",
         "heard",
+        "learnt",
         "messages",
         "misses",
         "spoken",
         "telling",
     )
 
-    def __init__(self, conversation: Conversation, telling: Sequence[str]) -> None:
+    def __init__(
+        self, conversation: Conversation, telling: Sequence[str], learnt: Learnt | None = None
+    ) -> None:
         self.conversation, self.telling = conversation, telling
+        self.learnt = Learnt({}, {}) if learnt is None else learnt
         self.messages = messages = conversation.messages
-        first = messages[0]["role"]
-        self.frame: Frame = (
-            first if first in ("system", "developer") else "",
-            bool(conversation.tools),
-            repr(conversation.kwargs) if conversation.kwargs else "",
-        )
+        self.frame = frame_of(conversation)
         self.spoken = len(messages)  # the first message of the assistant
         for i, message in enumerate(messages):
             if message["role"] == "assistant":
@@ -129,6 +140,46 @@ class Setting:
             opening = ""
         heard = _overhear(self, index) if self.telling and index else _SILENCE
         return Situation(role, called, opening, spoken, tools, kwargs, *heard)
+
+
+def frame_of(conversation: Conversation) -> Frame:
+    """What all situations of a conversation share."""
+    first = conversation.messages[0]["role"]
+    return (
+        first if first in ("system", "developer") else "",
+        bool(conversation.tools),
+        repr(conversation.kwargs) if conversation.kwargs else "",
+    )
+
+
+def liken(
+    messages: Sequence[Mapping[str, Any]], telling: Sequence[str], strings: str
+) -> tuple[Any, ...]:
+    """Equal for conversations alike in all that a `Setting` can tell of their messages.
+
+    *strings* has every string that they hold: without a word in it, no message need be asked.
+    """
+    thinks = _CLOSE in strings
+    signs: list[Any] = [
+        message["role"]
+        if len(message) == 2
+        and type(content := message["content"]) is str
+        and content
+        and not content.isspace()
+        and not (thinks and _CLOSE in content)
+        else _sign(message)
+        for message in messages
+    ]
+    heard = [word for word in telling if word in strings]
+    if heard:
+        signs += [_hear(heard, str(message.get("content") or "")) for message in messages]
+    return tuple(signs)
+
+
+def _sign(message: Mapping[str, Any]) -> tuple[Any, ...]:
+    content = message.get("content")
+    shape = outline(message) if message["role"] == "assistant" else _REPLY
+    return message["role"], bool(content), bool(message.get("tool_calls")), shape
 
 
 def _overhear(setting: Setting, index: int) -> tuple[Heard, Heard, Heard]:
@@ -188,16 +239,28 @@ class Outline(NamedTuple):
     calls: bool
 
 
+_REPLY = Outline(speaks=True, block="", reasons=False, calls=False)
+
+
 def outline(message: Mapping[str, Any]) -> Outline:
     """The shape of a message, for `draw`."""
-    before, tag, after = (message.get("content") or "").rpartition("</think>")
-    thought = before.rpartition("<think>")[2].strip() if tag else ""
+    content = message.get("content") or ""
+    thought, after = find_thought(content)
     return Outline(
-        bool(after.strip()),
-        _BLOCKS[bool(tag) + bool(thought)],
-        any(message.get(key) for key in _REASONING),
+        bool(content) and not content[after:].isspace() and after < len(content),
+        _BLOCKS[(after > 0) + bool(thought)],
+        len(message) > 2 and any(message.get(key) for key in _REASONING),
         bool(message.get("tool_calls")),
     )
+
+
+def find_thought(content: str) -> tuple[str, int]:
+    """What stands in the last think block of a content, and where that ends; 0 without any."""
+    close = content.rfind(_CLOSE)
+    if close < 0:
+        return "", 0
+    start = content.rfind(_OPEN, 0, close) + len(_OPEN)
+    return content[0 if start < len(_OPEN) else start : close].strip(), close + len(_CLOSE)
 
 
 def draw(shape: Outline) -> dict[str, Any]:
@@ -240,22 +303,26 @@ def find_telling(tree: nodes.Template, prompt: Callable[[Conversation], str]) ->
     telling = []
     for word in _constants(tree):
         for heard in (Heard((word,)), Heard((word,), True)):
-            said = [s._replace(words=heard) for s in bare]
-            said += [s._replace(opening_words=heard) for s in bare if s.opening]
-            found = [_prompted(prompt, s) for s in said]
-            if found != [*expected, expected[1]]:
+            said = [(s._replace(words=heard), e) for s, e in zip(bare, expected, strict=True)]
+            said.append((bare[1]._replace(opening_words=heard), expected[1]))
+            if any(_differs(_prompted(prompt, s), e) for s, e in said):
                 telling.append(word)
                 break
     return tuple(telling)
 
 
-def _prompted(prompt: Callable[[Conversation], str], situation: Situation) -> str:
-    """The prompt, without what the talk itself says: a template may print that after its loop."""
+def _prompted(prompt: Callable[[Conversation], str], situation: Situation) -> tuple[str, str]:
+    """The prompt, and without what the talk itself says: a template may print that after it."""
     talk = imagine(situation, {})
-    text = prompt(talk)
+    whole = text = prompt(talk)
     for content in sorted((m["content"] for m in talk.messages), key=len, reverse=True):
         text = text.replace(content, "")
-    return text
+    return whole, text
+
+
+def _differs(found: tuple[str, str], expected: tuple[str, str]) -> bool:
+    """In both forms: a talk that says `assistant` takes that word out of the same prompt."""
+    return found[0] != expected[0] and found[1] != expected[1]
 
 
 def _constants(tree: nodes.Template) -> list[str]:

@@ -22,12 +22,15 @@ from pipeline.situation import (
     CALL,
     Frame,
     Key,
+    Learnt,
     Outline,
     Setting,
     Situation,
     draw,
     find_telling,
+    frame_of,
     imagine,
+    liken,
     outline,
     plain,
     reply,
@@ -35,6 +38,7 @@ from pipeline.situation import (
 from pipeline.template import Rendered, Template
 
 _MANY = 10_000  # situations that are kept
+_MOST_SHARED = 1 << 18  # messages of the conversations whose likes share what is learnt
 _OPEN_THINK = re.compile(r"<(?:\w+:)?think(?:ing)?>\s*\Z")
 _CLOSED_THINK = re.compile(r"<((?:\w+:)?think(?:ing)?)>(\s*</\1>)")
 _REPLY = Outline(speaks=True, block="", reasons=False, calls=False)
@@ -80,9 +84,13 @@ class Closing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Learnt:
-    """What renders have told of the situations of one frame, by `Setting.key` and more."""
+class _Told:
+    """What renders have told of the situations of one frame, by `Setting.key` and more.
 
+    ``alike`` are those of whole conversations, found by `liken`: no key has to be made for them.
+    """
+
+    alike: dict[tuple[Any, ...], Learnt] = field(default_factory=dict)
     prompts: dict[Key, Prompt] = field(default_factory=dict)
     closings: dict[tuple[Key, bool, bool, str], Closing] = field(default_factory=dict)
     rewriting: dict[tuple[Key, Outline, str, bool], bool] = field(default_factory=dict)
@@ -93,7 +101,8 @@ class Surroundings:
     """Headers and closings of one template, each a function of the situation alone."""
 
     template: Template
-    frames: dict[Frame, _Learnt] = field(default_factory=dict)
+    frames: dict[Frame, _Told] = field(default_factory=dict)
+    shared: int = 0  # messages of all conversations in ``alike``
 
     @cached_property
     def telling(self) -> tuple[str, ...]:
@@ -107,28 +116,42 @@ class Surroundings:
         except (RecordError, IndexError):
             return ""
 
-    def setting(self, conversation: Conversation) -> Setting:
-        """The conversation, ready to be asked about its messages."""
-        if len(self.frames) > _MANY:  # a record's own kwargs make a frame of their own
+    def setting(self, conversation: Conversation, strings: str | None = None) -> Setting:
+        """The conversation, ready to be asked about its messages.
+
+        *strings*, if given, has every string that it holds: what is learnt of it is shared with
+        others like it.
+        """
+        # A record's own kwargs make a frame of their own.
+        if len(self.frames) > _MANY or self.shared > _MOST_SHARED:
             self.frames.clear()
-        return Setting(conversation, self.telling)
-
-    def prompts(self, setting: Setting) -> dict[Key, Prompt]:
-        """The prompts that are known for the setting, by `Setting.key`: see `before`."""
-        return self._learnt(setting).prompts
-
-    def _learnt(self, setting: Setting) -> _Learnt:
-        learnt = self.frames.get(setting.frame)
+            self.shared = 0
+        if strings is None:
+            return Setting(conversation, self.telling)
+        messages = conversation.messages
+        alike = self._told(frame_of(conversation)).alike
+        key = liken(messages, self.telling, strings)
+        learnt = alike.get(key)
         if learnt is None:
-            learnt = self.frames[setting.frame] = _Learnt()
-        return learnt
+            learnt = alike[key] = Learnt({}, {})
+            self.shared += len(messages)
+        return Setting(conversation, self.telling, learnt)
+
+    def _told(self, frame: Frame) -> _Told:
+        told = self.frames.get(frame)
+        if told is None:
+            told = self.frames[frame] = _Told()
+        return told
 
     def before(self, setting: Setting, index: int) -> Prompt:
         """What the generation prompt supplies in the situation before message *index*."""
-        prompts, key = self._learnt(setting).prompts, setting.key(index)
-        found = prompts.get(key)
+        found: Prompt | None = setting.learnt.prompts.get(index)
         if found is None:
-            found = prompts[key] = self._look_up(setting.situation(index), setting.conversation)
+            prompts, key = self._told(setting.frame).prompts, setting.key(index)
+            found = prompts.get(key)
+            if found is None:
+                found = prompts[key] = self._look_up(setting.situation(index), setting.conversation)
+            setting.learnt.prompts[index] = found
         return found
 
     def after_a_question(self, setting: Setting) -> Prompt:
@@ -204,7 +227,7 @@ class Surroundings:
 
         *following* is a role that may speak next where nobody does.
         """
-        messages, closings = setting.messages, self._learnt(setting).closings
+        messages, closings = setting.messages, self._told(setting.frame).closings
         message = messages[index]
         following = messages[index + 1]["role"] if index + 1 < len(messages) else following
         shape = bool(message.get("content")), bool(message.get("tool_calls")), following
@@ -264,18 +287,20 @@ class Surroundings:
         what it is shown later. Asked of a message of the same shape in the same situation.
         """
         messages = setting.messages
-        if index + 1 >= len(messages):
-            return False
-        asked = setting.asked_after(index)
-        shape, following = outline(messages[index]), messages[index + 1]["role"]
-        rewriting, key = (
-            self._learnt(setting).rewriting,
-            (setting.key(index), shape, following, asked),
-        )
-        found = rewriting.get(key)
+        found = setting.learnt.rewrites.get(index)
+        if found is None and index + 1 >= len(messages):
+            found = False
         if found is None:
-            known, kwargs = setting.situation(index), setting.conversation.kwargs
-            found = rewriting[key] = self._rewrites(known, shape, following, asked, kwargs=kwargs)
+            asked = setting.asked_after(index)
+            shape, following = outline(messages[index]), messages[index + 1]["role"]
+            rewriting = self._told(setting.frame).rewriting
+            key = (setting.key(index), shape, following, asked)
+            found = rewriting.get(key)
+            if found is None:
+                known, kwargs = setting.situation(index), setting.conversation.kwargs
+                found = self._rewrites(known, shape, following, asked, kwargs=kwargs)
+                rewriting[key] = found
+        setting.learnt.rewrites[index] = found
         return found
 
     def _rewrites(

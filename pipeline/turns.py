@@ -6,14 +6,14 @@ generates the rest of the turn up to and including its *stop token*.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
 from pipeline.regions import Turn
-from pipeline.situation import Key, Setting
+from pipeline.situation import Setting
 from pipeline.spans import Span, intersect, join
 from pipeline.starts import find_start, guess_start, lacks
 from pipeline.surroundings import Prompt, Surroundings
@@ -24,7 +24,7 @@ _SPOKEN = ("content", "tool_calls", *_REASONING)
 
 
 def establish_turns(
-    conversation: Conversation,
+    setting: Setting,
     rendered: Rendered,
     *,
     surroundings: Surroundings,
@@ -41,37 +41,30 @@ def establish_turns(
     cannot be told from the rest: a wrong range is worse than a reject; unless not *sure* will do.
     """
     turns: list[Turn] = []
-    setting = surroundings.setting(conversation)
+    generated, called = rendered.generated, rendered.called
     around = _Around(
-        rendered.text,
-        setting,
-        rendered,
-        surroundings,
-        surroundings.prompts(setting),
-        markers,
-        frozenset(quoted),
-        sure,
+        rendered.text, setting, rendered, surroundings, markers, frozenset(quoted), sure
     )
     taken = 0  # a stop token that the template writes as the next message's first belongs before
-    for index, message in enumerate(conversation.messages):
-        role, ranges = message["role"], rendered.owned[index]
+    for index, (message, owned) in enumerate(zip(setting.messages, rendered.owned, strict=True)):
+        role, ranges = message["role"], owned
         if ranges and ranges[0].start < taken:
             ranges = [Span(max(s.start, taken), s.end) for s in ranges if s.end > taken]
-        speaks = role == "assistant" and (supervised is None or index in supervised)
+        if role != "assistant" or (supervised is not None and index not in supervised):
+            if ranges:
+                turns.append(Turn(index, role, ranges, [], -1, "", False))
+            continue
         if not ranges:
-            spoke = speaks and any(message.get(key) for key in _SPOKEN)
+            spoke = any(message.get(key) for key in _SPOKEN)
             if spoke and sure and not (rendered.marks and lacks(rendered, index)):
                 raise _unestablished(index, "none of the rendered text is its own")
             continue
-        if not speaks:
-            turns.append(Turn(index, role, ranges, [], -1, "", False))
-            continue
-        if rendered.generated is not None:
-            turn = around.tagged(index, ranges, rendered.generated)
+        if generated is not None:
+            turn = around.tagged(index, ranges, generated)
         else:
             turn = around.plainly(index, ranges) or around.prompted(index, ranges)
-        if index in rendered.called:
-            turn = around.calling(turn, rendered.called[index])
+        if index in called:
+            turn = around.calling(turn, called[index])
         taken = turn.ranges[-1].end
         turns.append(turn)
     return turns
@@ -99,7 +92,6 @@ class _Around(NamedTuple):
     setting: Setting
     rendered: Rendered
     surroundings: Surroundings
-    prompts: dict[Key, Prompt]
     markers: Markers
     quoted: frozenset[int]
     sure: bool
@@ -108,8 +100,8 @@ class _Around(NamedTuple):
         """The common case, at half the price: one range, with a header and a stop token."""
         if len(ranges) > 1:
             return None
-        text, (start, end) = self.text, ranges[0]
-        prompt = self.prompts.get(self.setting.key(index))
+        text, markers, (start, end) = self.text, self.markers, ranges[0]
+        prompt: Prompt | None = self.setting.learnt.prompts.get(index)
         if prompt is None:
             prompt = self.surroundings.before(self.setting, index)
         for header in prompt.headers:
@@ -120,13 +112,13 @@ class _Around(NamedTuple):
             return None
         while end > start and text[end - 1].isspace():
             end -= 1
-        token = self.markers.ending(text, start, end)
+        token = markers.ending(text, start, end)
         if not token:
             return None
         stop = end - len(token)
-        if stop in self.quoted:
+        if self.quoted and stop in self.quoted:
             return None
-        if token != self.markers.eos and text[stop - 1] in self.markers.lasts:
+        if token != markers.eos and text[stop - 1] in markers.lasts:
             end = self._through_eos(start, end)
             stop = self._stop(start, end)
         if (stop == start or text[start].isspace()) and self._mute(index, start, stop):
@@ -136,14 +128,19 @@ class _Around(NamedTuple):
 
     def tagged(self, index: int, ranges: list[Span], generated: list[Span]) -> Turn:
         """Tags are the author's own word on what is generated: kept to the character."""
+        text = self.text
+        # Of those of a long talk only the ones that can lie inside.
+        first = max(bisect_right(generated, (ranges[0].start,)) - 1, 0)
+        stop = bisect_left(generated, (ranges[-1].end,), first)
         outputs: list[Span] = []
-        for start, end in intersect(ranges, generated):
+        for start, end in intersect(ranges, generated[first:stop]):
             join(outputs, start, end)
         stop = -1
         if outputs:
-            start = outputs[-1].start
-            length = len(self.text[start : outputs[-1].end].rstrip())
-            stop = self._stop(start, start + length)
+            start, end = outputs[-1]
+            while end > start and text[end - 1].isspace():
+                end -= 1
+            stop = self._stop(start, end)
         return Turn(index, "assistant", ranges, outputs, stop, "tags", False)
 
     def _stop(self, start: int, end: int) -> int:

@@ -5,6 +5,7 @@ Shared by what builds rows and what weighs finished ones anew.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -54,19 +55,18 @@ def weigh_rows(
     *outputs* are those of the rows' turns, where the turns themselves are not at hand; *bytes_of*
     are the batch's, where they are at hand.
     """
-    claims: list[list[tuple[int, int, int]]] = [[] for _ in rules.rules]
+    claims = [array("q") for _ in rules.rules]
     for row, p in enumerate(prepared):
         for rule, start, end in p.claims:
-            claims[rule].append((row, start, end))
+            claims[rule].extend((row, start, end))
     scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
     if outputs is None:
-        spoken = [
-            (row, *span) for row, p in enumerate(prepared) for t in p.turns for span in t.outputs
-        ]
-        # A template may print messages in another order, and a pattern may search backwards.
-        outputs = _character_spans(sorted(spoken))
-    for spans in claims:
-        spans.sort()
+        spoken = array("q")
+        for row, p in enumerate(prepared):
+            for turn in p.turns:
+                for start, end in turn.outputs:
+                    spoken.extend((row, start, end))
+        outputs = _character_spans(spoken)
     everything = rules.base == "all"
     weighed = weigh(
         encoded,
@@ -81,7 +81,7 @@ def weigh_rows(
             )
             for spans, rule in zip(claims, rules.rules, strict=True)
         ],
-        scales=_character_spans([scale[:3] for scale in scales]),
+        scales=_character_spans(array("q", [n for scale in scales for n in scale[:3]])),
         scale_weights=np.array([scale[3] for scale in scales], np.float32),
         everything=everything,
         bytes_of=bytes_of,
@@ -117,7 +117,14 @@ def count_weights(encoded: Encoded, weighed: Weighed, weighted: Any, rules: Rule
     return counts
 
 
-def _character_spans(spans: list[tuple[int, int, int]]) -> CharacterSpans:
-    """Sorted by row and start; each (row, start, end)."""
-    flat = np.array(spans, np.int64).reshape(-1, 3)
-    return CharacterSpans(flat[:, 0], flat[:, 1], flat[:, 2])
+def _character_spans(numbers: array[int]) -> CharacterSpans:
+    """Spans of which each is three numbers, row, start and end, sorted by row and start.
+
+    A template may print messages in another order, and a pattern may search backwards.
+    """
+    rows, starts, ends = np.frombuffer(numbers, np.int64).reshape(-1, 3).T
+    before = (rows[1:] < rows[:-1]) | ((rows[1:] == rows[:-1]) & (starts[1:] < starts[:-1]))
+    if before.any():
+        order = np.lexsort((ends, starts, rows))
+        rows, starts, ends = rows[order], starts[order], ends[order]
+    return CharacterSpans(rows, starts, ends)

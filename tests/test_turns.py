@@ -39,8 +39,10 @@ def turns_of(
     template = Template(source, today=datetime.date(2026, 3, 14))
     conversation = Conversation([dict(m) for m in messages or TALK], None, kwargs)
     rendered = template.render(conversation)
+    surroundings = Surroundings(template)
+    setting = surroundings.setting(conversation)
     return rendered.text, establish_turns(
-        conversation, rendered, surroundings=Surroundings(template), markers=MARKERS
+        setting, rendered, surroundings=surroundings, markers=MARKERS
     )
 
 
@@ -194,7 +196,9 @@ def test_a_header_is_looked_up_by_what_it_depends_on() -> None:
     for system in ("loud", "quiet", "loud"):
         conversation = Conversation([{"role": "system", "content": system}, TALK[0], dict(answer)])
         rendered = template.render(conversation)
-        turns = establish_turns(conversation, rendered, surroundings=surroundings, markers=MARKERS)
+        turns = establish_turns(
+            surroundings.setting(conversation), rendered, surroundings=surroundings, markers=MARKERS
+        )
         outputs.append(rendered.text[slice(*turns[-1].outputs[0])])
     assert outputs == ["<think></think>Yes<|end|>", "Yes<|end|>", "<think></think>Yes<|end|>"]
 
