@@ -55,6 +55,7 @@ class Preparation:
             if token not in tokenizer.control_tokens:
                 raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
         require_turns(policy, rules)
+        self.reads_fields = bool(rules.fields or policy.keep)
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -74,7 +75,7 @@ class Preparation:
         """
         weights = conversation.weights or _NONE
         if self.rules.base != "all":
-            refuse_weights(conversation, weights)
+            refuse_weights(conversation)
         speakers = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
         supervised = [i for i in speakers if weights.messages.get(i) != 0]
         if self.policy.swift and self.rules.base == "all":
@@ -154,7 +155,7 @@ class Preparation:
             if late:
                 return self._row(record, given, supervised, cut=cut, whole=whole | late)
             parts = scale_places(parts, places, turns)
-        fields = decode(record) if self.rules.fields or self.policy.keep else {}
+        fields = decode(record) if self.reads_fields else {}
         claims = self.rules.claims(Talk(text, turns, fields, self.policy.swift))
         if self.policy.swift:
             weighted, switched = own_weights(conversation)

@@ -92,15 +92,17 @@ def restore_scales(regions: Iterable[Region]) -> list[Scale]:
     return sorted(Scale(r.start, r.end, r.weight) for r in regions if r.weight != 1)
 
 
-def refuse_weights(conversation: Conversation, weights: Weights) -> None:
+def refuse_weights(conversation: Conversation) -> None:
     """A weight that the data asks for is honoured or refused, never passed over.
 
     Only with base ``all`` do others than the assistant carry loss.
     """
-    asked = [(i, weight) for i, weight in weights.messages.items()]
-    asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+    weights, asked = conversation.weights, list[tuple[int, float]]()
+    if weights is not None:
+        asked += weights.messages.items()
+        asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
     for i, message in enumerate(conversation.messages):
-        if isinstance(message["content"], SampledContent):
+        if type(message["content"]) is SampledContent:
             asked += [(i, w) for piece in message["content"].pieces for w in piece.weights]
     for index, weight in asked:
         role = conversation.messages[index]["role"]

@@ -177,9 +177,11 @@ def liken(
 
 
 def _sign(message: Mapping[str, Any]) -> tuple[Any, ...]:
-    content = message.get("content")
-    shape = outline(message) if message["role"] == "assistant" else _REPLY
-    return message["role"], bool(content), bool(message.get("tool_calls")), shape
+    role, content = message["role"], message.get("content")
+    if len(message) == 2 and role != "assistant":
+        return role, bool(content)
+    shape = outline(message) if role == "assistant" else _REPLY
+    return role, bool(content), bool(message.get("tool_calls")), shape
 
 
 def _overhear(setting: Setting, index: int) -> tuple[Heard, Heard, Heard]:
@@ -247,7 +249,7 @@ def outline(message: Mapping[str, Any]) -> Outline:
     content = message.get("content") or ""
     thought, after = find_thought(content)
     return Outline(
-        bool(content) and not content[after:].isspace() and after < len(content),
+        after < len(content) and not content[after:].isspace(),
         _BLOCKS[(after > 0) + bool(thought)],
         len(message) > 2 and any(message.get(key) for key in _REASONING),
         bool(message.get("tool_calls")),

@@ -130,11 +130,16 @@ class _Around(NamedTuple):
         """Tags are the author's own word on what is generated: kept to the character."""
         text = self.text
         # Of those of a long talk only the ones that can lie inside.
-        first = max(bisect_right(generated, (ranges[0].start,)) - 1, 0)
-        stop = bisect_left(generated, (ranges[-1].end,), first)
+        begin, end = ranges[0].start, ranges[-1].end
+        first = bisect_right(generated, (begin,))
+        first -= first > 0 and generated[first - 1].end > begin
+        within = generated[first : bisect_left(generated, (end,), first)]
         outputs: list[Span] = []
-        for start, end in intersect(ranges, generated[first:stop]):
-            join(outputs, start, end)
+        if len(ranges) == len(within) == 1 and begin <= within[0].start and within[0].end <= end:
+            outputs = within
+        else:
+            for start, stop in intersect(ranges, within):
+                join(outputs, start, stop)
         stop = -1
         if outputs:
             start, end = outputs[-1]

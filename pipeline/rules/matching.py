@@ -12,7 +12,7 @@ import regex
 from pipeline.errors import RecordError
 from pipeline.regions import Turn, divide
 from pipeline.rules.entry import Condition, Entry, FieldTest, Pattern
-from pipeline.rules.pattern import quick_length
+from pipeline.rules.pattern import is_local, opening_of, quick_length
 from pipeline.spans import Span, join
 
 TIME_LIMIT = 5.0  # seconds for all rules on one row; sane patterns take microseconds
@@ -47,7 +47,8 @@ class Matcher(NamedTuple):
     """An entry in a rule set: ``first`` is the index of its first rule, ``name`` what errors say;
     ``everyone``: all roles carry loss; ``plain``: a pattern for all that the assistant says;
     ``mixes``: its claims may overlap or come unsorted; ``quick``: up to so many characters a match
-    needs no time limit."""
+    needs no time limit; ``local``: it can look at a row's whole text for its matches in pieces;
+    ``opening``: what a piece must begin with, after white space, to match."""
 
     entry: Entry
     first: int
@@ -56,6 +57,8 @@ class Matcher(NamedTuple):
     plain: bool
     mixes: bool
     quick: int
+    local: bool
+    opening: str
 
 
 def make_matcher(entry: Entry, first: int, name: str, *, everyone: bool) -> Matcher:
@@ -72,7 +75,21 @@ def make_matcher(entry: Entry, first: int, name: str, *, everyone: bool) -> Matc
     # (?r) finds the last match first, and groups in lookarounds may overlap.
     backwards = entry.pattern is not None and entry.pattern.flags & regex.REVERSE
     quick = quick_length(entry.pattern) if entry.pattern is not None else 0
-    return Matcher(entry, first, name, everyone, plain, bool(entry.group or backwards), quick)
+    return Matcher(
+        entry,
+        first,
+        name,
+        everyone,
+        plain,
+        bool(entry.group or backwards),
+        quick,
+        local=plain and quick > 0 and not (where.first or where.anchored) and _is_local(entry),
+        opening=opening_of(entry.pattern) if entry.pattern is not None else "",
+    )
+
+
+def _is_local(entry: Entry) -> bool:
+    return entry.pattern is not None and is_local(entry.pattern)
 
 
 def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
@@ -83,8 +100,12 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
     text = talk.text
     active = [m for m in matchers if not _lacks(text, m.entry.needed)]
     if all(matcher.plain for matcher in active):  # none at all, mostly
-        said = said_in(talk.turns) if active else []
-        return find_said([(m, _having(text, m.entry.needed, said)) for m in active], text)
+        if not active:
+            return []
+        said = said_in(talk.turns)
+        return find_said(
+            [(m, said if m.local else _having(text, m.entry.needed, said)) for m in active], text
+        )
     search = _Search(talk, time.monotonic() + TIME_LIMIT)
     gathered = _Gathered([], set(), set())
     for matcher in active:
@@ -116,11 +137,16 @@ def find_said(chosen: Iterable[tuple[Matcher, Sequence[Piece]]], text: str) -> l
     """
     gathered, deadline = _Gathered([], set(), set()), time.monotonic() + TIME_LIMIT
     for matcher, pieces in chosen:
-        message = -1
-        found: list[Claim] = []
-        rule, group = matcher.first, matcher.entry.group or 0
+        found = _find_at_once(matcher, pieces, text) if matcher.local else None
+        if found is not None:
+            gathered.take(found, matcher)
+            continue
+        message, found = -1, []
+        rule, group, opening = matcher.first, matcher.entry.group or 0, matcher.opening
         try:
             for message, start, end in pieces:  # noqa: B007 - an error names the last message
+                if opening and not text.startswith(opening, start) and not text[start].isspace():
+                    continue
                 for match in _matches(matcher, text[start:end], deadline):
                     for a, b in match.spans(group):
                         if a < b:
@@ -131,6 +157,37 @@ def find_said(chosen: Iterable[tuple[Matcher, Sequence[Piece]]], text: str) -> l
             raise _timeout(matcher, text, f"messages[{message}]") from None
         gathered.take(found, matcher)
     return gathered.claims_in_order()
+
+
+def _find_at_once(matcher: Matcher, pieces: Sequence[Piece], text: str) -> list[Claim] | None:
+    """One search of a whole text for the matches in its pieces; None where one lies across an end.
+
+    To cut each piece out and begin a search takes as long as its matches.
+    """
+    pattern, rule, group = matcher.entry.pattern, matcher.first, matcher.entry.group or 0
+    if pattern is None or len(text) > matcher.quick:
+        return None
+    found: list[Claim] = []
+    last, sorted_pieces = 0, iter(pieces)
+    start = end = -1
+    for match in pattern.finditer(text):
+        a, b = match.span()
+        while end <= a:
+            piece = next(sorted_pieces, None)
+            if piece is None:
+                return found
+            _, start, end = piece
+            if start < last:
+                return None
+            last = end
+        if b <= start:
+            continue
+        if a < start or b > end:
+            return None
+        found += [Claim(rule, x, y) for x, y in match.spans(group) if x < y]
+        if len(found) > MOST_CLAIMS:
+            return None
+    return found
 
 
 class _Gathered(NamedTuple):

@@ -22,6 +22,16 @@ _ESCAPED = "sSdDwWbBAZzntrfvRX"
 _CLASSES = [f"\\{letter}" for letter in _ESCAPED]
 _SIMPLE = {*_ESCAPED, *(mark for mark in "^$.|?*+()[]{}\\/-<>\"'`~!@#%&=:;, _")}
 _SLOW = regex.BESTMATCH | regex.ENHANCEMATCH
+_LOOKING = frozenset("bBAZGKzRX")  # after a backslash: what depends on characters around
+_HARMLESS = (
+    regex.ASCII
+    | regex.DOTALL
+    | regex.FULLCASE
+    | regex.IGNORECASE
+    | regex.UNICODE
+    | regex.VERSION0
+    | regex.VERSION1
+)
 _STEPS = 20_000_000  # of a search without a time limit: some 0.1 s
 _PLAIN = re.compile(r"[\w<>/:,;=@#%&\"'~`! \n\t✿-]")
 
@@ -117,6 +127,46 @@ def is_anchored(pattern: Pattern) -> bool:
     starts = source.startswith("^") and source[1:2] not in tuple("*?+{")
     plain = starts and not _INLINE.search(source) and "|" not in source and "(?#" not in source
     return plain and not pattern.flags & (regex.MULTILINE | regex.REVERSE)
+
+
+def is_local(pattern: Pattern) -> bool:
+    """Whether a match depends on the characters that it takes, and on no other.
+
+    Then what it finds in a part of a text is what it finds in all of it, but for matches across the
+    part's ends. Only of characters, classes and plain groups is that plain; what never gives back
+    (``a++``) looks at what it does not take.
+    """
+    source, i, before = pattern.pattern, 0, ""
+    if pattern.flags & ~_HARMLESS or "(?" in source.replace("(?:", "("):
+        return False
+    while i < len(source):
+        token = _token(source, i)
+        repeats = token in ("*", "+", "?") or bool(_COUNT.fullmatch(token))
+        if token in ("^", "$", "{") or "[" in token[1:] or (token == "+" and before):
+            return False
+        if token[0] == "\\" and (token[1:] not in _SIMPLE or token[1:] in _LOOKING):
+            return False
+        before = token if repeats else ""
+        i += len(token)
+    return True
+
+
+def opening_of(pattern: Pattern) -> str:
+    """The text that a match at a text's start begins with, after white space; empty if unknown."""
+    if not is_anchored(pattern) or pattern.flags & ~_HARMLESS or pattern.flags & regex.IGNORECASE:
+        return ""
+    source, found = pattern.pattern, ""
+    i = 4 if source.startswith("^\\s*") else 1
+    while i < len(source):
+        token = _token(source, i)
+        literal = _literal(token)
+        i += len(token)
+        if not literal or source[i : i + 1] in ("*", "?", "{"):
+            break
+        found += literal
+        if source[i : i + 1] == "+":
+            break
+    return found
 
 
 def quick_length(pattern: Pattern) -> int:
