@@ -36,7 +36,7 @@ class Markers:
         """The longest control token that ``text[start:end]`` ends with, or nothing."""
         for length in self._tails:
             for token in self._endings.get(text[end - length : end], ()):
-                if text.startswith(token, end - len(token)) and end - len(token) >= start:
+                if end - len(token) >= start and text.endswith(token, start, end):
                     return token
         return ""
 

@@ -181,7 +181,7 @@ class Preparation:
             find_cuts(text, turns, scales, claims, self.rules, policy=self.policy),
             places,
             _kept(fields, self.policy.keep),
-            self._count(setting, turns, text, len(quoted)),
+            self._count(setting, turns, text, len(quoted), strings=strings),
             weights=weights,
             parts=parts,
         )
@@ -232,9 +232,10 @@ class Preparation:
         return closing.marker or self.policy.stop_tokens[0]
 
     def _count(
-        self, setting: Setting, turns: Sequence[Turn], text: str, quoted: int
+        self, setting: Setting, turns: Sequence[Turn], text: str, quoted: int, *, strings: str
     ) -> dict[str, int]:
         """What deserves it, where it is not 0."""
+        thinks = "</think>" in strings
         found: list[str] = ["quoted_control_tokens"] * quoted
         conversation, messages, around = setting.conversation, setting.messages, self.surroundings
         rewrites = setting.learnt.rewrites
@@ -249,12 +250,14 @@ class Preparation:
             found += [f"unrendered.{role}" for role in _unrendered(conversation, turns, text)]
         if conversation.weights is not None:
             found += ["weighted_inputs"] * _count_inputs(conversation.weights, messages)
-        written: dict[int, list[Span]] | None = None
+        written: dict[int, Turn] | None = None
         for index, message in enumerate(messages):
-            if len(message) > 2 or "</think>" in (message["content"] or ""):
+            if len(message) > 2 or (
+                thinks and message["role"] == "assistant" and "</think>" in message["content"]
+            ):
                 if written is None:
-                    written = {turn.message: turn.ranges for turn in turns}
-                found += _lost(message, text, written.get(index, []))
+                    written = {turn.message: turn for turn in turns}
+                found += _lost(message, text, written.get(index))
         return dict(Counter(found)) if found else {}
 
 
@@ -331,8 +334,12 @@ def _combined(rendered: Rendered, traced: Rendered) -> Rendered:
     )
 
 
-def _lost(message: Mapping[str, Any], text: str, ranges: Sequence[Span]) -> Iterator[str]:
+def _lost(message: Mapping[str, Any], text: str, turn: Turn | None) -> Iterator[str]:
     """What to count of a message's calls and reasoning that the template does not print."""
+    start = turn.outputs[0].start if turn and turn.outputs else len(text)
+    if len(message) == 2 and text.startswith(message["content"], start):
+        return  # all of it, as it is
+    ranges = turn.ranges if turn else []
     for call in message.get("tool_calls") or ():
         name = call["function"]["name"]
         if not any(text.find(name, start, end) >= 0 for start, end in ranges):

@@ -160,16 +160,15 @@ def liken(
     *strings* has every string that they hold: without a word in it, no message need be asked.
     """
     thinks = _CLOSE in strings
-    signs: list[Any] = [
-        message["role"]
-        if len(message) == 2
-        and type(content := message["content"]) is str
-        and content
-        and not content.isspace()
-        and not (thinks and _CLOSE in content)
-        else _sign(message)
-        for message in messages
-    ]
+    signs: list[Any] = []
+    for message in messages:
+        role, content = message["role"], message.get("content")
+        if len(message) > 2 or type(content) is not str or not content or content.isspace():
+            signs.append(_sign(message))
+        elif thinks and role == "assistant" and (close := content.rfind(_CLOSE)) >= 0:
+            signs.append(_sign_thought(content, close))
+        else:
+            signs.append(role)
     heard = [word for word in telling if word in strings]
     if heard:
         signs += [_hear(heard, str(message.get("content") or "")) for message in messages]
@@ -178,10 +177,17 @@ def liken(
 
 def _sign(message: Mapping[str, Any]) -> tuple[Any, ...]:
     role, content = message["role"], message.get("content")
-    if len(message) == 2 and role != "assistant":
-        return role, bool(content)
     shape = outline(message) if role == "assistant" else _REPLY
     return role, bool(content), bool(message.get("tool_calls")), shape
+
+
+def _sign_thought(content: str, close: int) -> int:
+    """Of an answer with a think block that ends at *close*: is it empty, and is it all."""
+    after = close + len(_CLOSE)
+    start = content.rfind(_OPEN, 0, close)
+    thought = content[start + len(_OPEN) if start >= 0 else 0 : close]
+    empty = not thought or thought.isspace()
+    return 2 * empty + (after == len(content) or content[after:].isspace())
 
 
 def _overhear(setting: Setting, index: int) -> tuple[Heard, Heard, Heard]:

@@ -20,6 +20,7 @@ from pipeline.surroundings import Prompt, Surroundings
 from pipeline.template import Rendered
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_new = tuple.__new__  # a named tuple's own is Python: twice the time of a turn
 _SPOKEN = ("content", "tool_calls", *_REASONING)
 
 
@@ -52,7 +53,7 @@ def establish_turns(
             ranges = [Span(max(s.start, taken), s.end) for s in ranges if s.end > taken]
         if role != "assistant" or (supervised is not None and index not in supervised):
             if ranges:
-                turns.append(Turn(index, role, ranges, [], -1, "", False))
+                turns.append(_new(Turn, (index, role, ranges, [], -1, "", False, -1)))
             continue
         if not ranges:
             spoke = any(message.get(key) for key in _SPOKEN)
@@ -123,8 +124,9 @@ class _Around(NamedTuple):
             stop = self._stop(start, end)
         if (stop == start or text[start].isspace()) and self._mute(index, start, stop):
             return Turn(index, "assistant", ranges, [], -1, header.found, header.opened)
-        outputs = [Span(start, end)]
-        return Turn(index, "assistant", ranges, outputs, stop, header.found, header.opened)
+        outputs = [_new(Span, (start, end))]
+        fields = (index, "assistant", ranges, outputs, stop, header.found, header.opened, -1)
+        return _new(Turn, fields)
 
     def tagged(self, index: int, ranges: list[Span], generated: list[Span]) -> Turn:
         """Tags are the author's own word on what is generated: kept to the character."""
@@ -146,7 +148,7 @@ class _Around(NamedTuple):
             while end > start and text[end - 1].isspace():
                 end -= 1
             stop = self._stop(start, end)
-        return Turn(index, "assistant", ranges, outputs, stop, "tags", False)
+        return _new(Turn, (index, "assistant", ranges, outputs, stop, "tags", False, -1))
 
     def _stop(self, start: int, end: int) -> int:
         """Where the control token that ends ``text[start:end]`` starts, -1 where none does."""

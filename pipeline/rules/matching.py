@@ -104,7 +104,11 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
             return []
         said = said_in(talk.turns)
         return find_said(
-            [(m, said if m.local else _having(text, m.entry.needed, said)) for m in active], text
+            [
+                (m, said if m.local or m.opening else _having(text, m.entry.needed, said))
+                for m in active
+            ],
+            text,
         )
     search = _Search(talk, time.monotonic() + TIME_LIMIT)
     gathered = _Gathered([], set(), set())
