@@ -23,8 +23,8 @@ from benchmarks.supervision import DAY, SPECIAL, control_tokens
 from pipeline.conversation import Conversation
 from pipeline.environment import GenerationTag, prepare_environment
 from pipeline.errors import RecordError, TemplateError
+from pipeline.established import establish
 from pipeline.markers import Markers
-from pipeline.preparation import establish
 from pipeline.surroundings import Surroundings
 from pipeline.template import Template
 

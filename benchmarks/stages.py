@@ -26,7 +26,7 @@ from typing import Any
 from pipeline import cli, flags
 from pipeline.batch import Encoder
 from pipeline.building import make_encoder
-from pipeline.preparation import establish
+from pipeline.established import establish
 from pipeline.recipe import BUNDLED, recipe_of
 from pipeline.rows import Prepared
 from pipeline.rules import Talk

@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
+from pipeline.established import establish
 from pipeline.markers import Markers
-from pipeline.preparation import establish
 from pipeline.surroundings import Surroundings
 from pipeline.template import Template
 

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import column, list_column, row_sums
+from pipeline.conversation import Conversation
 from pipeline.division import divide_rows
 from pipeline.errors import InputError, RecordError
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
-from pipeline.preparation import Preparation
+from pipeline.preparation import TOO_DEEP, Preparation
 from pipeline.reject import Reject, reject
 from pipeline.rows import NOTHING_TO_TRAIN, Counts, EncodedBatch, Prepared
 from pipeline.rules import RuleSet
@@ -35,7 +36,8 @@ from pipeline.weights import IGNORED, Weighed
 
 _GROUP = 1 << 22  # characters
 _TOLD = ("quoted_control_tokens", "rewritten_turns", "weighted_inputs")
-_TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
+_TOGETHER = 64  # records; and so many bytes of them
+_TOGETHER_BYTES = 1 << 18
 
 
 class Encoder:
@@ -125,10 +127,11 @@ class Encoder:
     ) -> Iterator[list[Prepared]]:
         """The records' rows, in groups of bounded text: what fans out is not held all at once."""
         size, group = 0, list[Prepared]()
-        for index, record in enumerate(records):
-            if at is not None:
-                at(index)
-            prepared, failed = self.prepare([record])
+        # What fans out is bounded one record at a time.
+        most = 1 if self.policy.turns == "fan_out" else _TOGETHER
+        for first, stop in _chunks(records, most):
+            within = _numbered(at, range(first, stop))
+            prepared, failed = self.prepare(records[first:stop], at=within)
             rejects += failed
             group += prepared
             size += sum(len(p.text) for p in prepared)
@@ -137,23 +140,39 @@ class Encoder:
                 size, group = 0, []
         yield group
 
-    def prepare(self, records: Iterable[Record]) -> tuple[list[Prepared], list[Reject]]:
-        """All that happens to text before tokens; bad records come back as rejects."""
-        prepared: list[Prepared] = []
-        rejects: list[Reject] = []
-        for record in records:
-            try:
-                prepared += self._prepare(record)
-            except RecordError as error:
-                rejects.append(reject(record, error))
-            except RecursionError:
-                rejects.append(reject(record, _TOO_DEEP))
-        return prepared, rejects
+    def prepare(
+        self, records: Sequence[Record], *, at: Callable[[int], None] | None = None
+    ) -> tuple[list[Prepared], list[Reject]]:
+        """All that happens to text before tokens; bad records come back as rejects.
 
-    def _prepare(self, record: Record) -> list[Prepared]:
-        conversation = read_conversation(decode(record), schema=self.schema)
-        template = self.tool_template if conversation.tools else self.template
-        return list(self.preparation(template).prepare(record, conversation))
+        *at* is told the number of each record that is looked at, by one stage after another.
+        """
+        errors: dict[int, RecordError] = {}
+        talks: dict[Template, list[tuple[int, Conversation]]] = {}
+        for index, record in enumerate(records):
+            if at is not None:
+                at(index)
+            try:
+                talk = read_conversation(decode(record), schema=self.schema)
+            except RecordError as error:
+                errors[index] = error
+            except RecursionError:
+                errors[index] = TOO_DEEP
+            else:
+                template = self.tool_template if talk.tools else self.template
+                talks.setdefault(template, []).append((index, talk))
+        rows: dict[int, list[Prepared]] = {}
+        for template, mine in talks.items():
+            numbers = [index for index, _ in mine]
+            pairs = [(records[index], talk) for index, talk in mine]
+            found = self.preparation(template).prepare(pairs, at=_numbered(at, numbers))
+            for index, prepared in zip(numbers, found, strict=True):
+                if isinstance(prepared, RecordError):
+                    errors[index] = prepared
+                else:
+                    rows[index] = prepared
+        rejects = [reject(records[index], errors[index]) for index in sorted(errors)]
+        return [p for index in sorted(rows) for p in rows[index]], rejects
 
     def preparation(self, template: Template) -> Preparation:
         """What prepares the conversations that *template* renders."""
@@ -253,6 +272,31 @@ class Encoder:
         told = self.tokenizer.spelled(encoded).tolist()
         texts = [None if t else p.text for t, p in zip(told, prepared, strict=True)]
         return *_rows(prepared, encoded, weighed, weighted, texts), counts
+
+
+def _numbered(
+    at: Callable[[int], None] | None, numbers: Sequence[int]
+) -> Callable[[int], None] | None:
+    """Tells *at* of the i-th thing by its own number."""
+    if at is None:
+        return None
+
+    def told(index: int) -> None:
+        at(numbers[index])
+
+    return told
+
+
+def _chunks(records: Sequence[Record], most: int) -> Iterator[tuple[int, int]]:
+    """First and stop of the records that are prepared together."""
+    first = size = 0
+    for index, record in enumerate(records):
+        if index - first == most or size > _TOGETHER_BYTES:
+            yield first, index
+            first, size = index, 0
+        size += len(record.raw or b"")
+    if first < len(records):
+        yield first, len(records)
 
 
 def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:

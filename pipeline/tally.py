@@ -1,0 +1,97 @@
+"""What deserves to be counted of a row: what its template leaves out, or writes otherwise later."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.conversation import Weights
+from pipeline.regions import Turn
+from pipeline.situation import Setting, find_thought
+from pipeline.surroundings import Surroundings
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def count_row(
+    setting: Setting,
+    turns: Sequence[Turn],
+    text: str,
+    *,
+    strings: str,
+    quoted: int,
+    surroundings: Surroundings,
+) -> dict[str, int]:
+    """By name, where it is not 0; *strings* has every string of the conversation."""
+    thinks = "</think>" in strings
+    found: list[str] = ["quoted_control_tokens"] * quoted
+    messages, weights = setting.messages, setting.conversation.weights
+    rewrites = setting.learnt.rewrites
+    for turn in turns:
+        if turn.outputs:
+            rewritten = rewrites.get(turn.message)
+            if rewritten is None:
+                rewritten = surroundings.rewrites(setting, turn.message)
+            if rewritten:
+                found.append("rewritten_turns")
+    if len(turns) < len(messages):
+        found += [f"unrendered.{role}" for role in _unrendered(messages, turns, text)]
+    if weights is not None:
+        found += ["weighted_inputs"] * _count_inputs(weights, messages)
+    written: dict[int, Turn] | None = None
+    for index, message in enumerate(messages):
+        if len(message) > 2 or (
+            thinks and message["role"] == "assistant" and "</think>" in (message["content"] or "")
+        ):
+            if written is None:
+                written = {turn.message: turn for turn in turns}
+            found += _lost(message, text, written.get(index))
+    return dict(Counter(found)) if found else {}
+
+
+def _lost(message: Mapping[str, Any], text: str, turn: Turn | None) -> Iterator[str]:
+    """What to count of a message's calls and reasoning that the template does not print."""
+    start = turn.outputs[0].start if turn and turn.outputs else len(text)
+    if len(message) == 2 and text.startswith(message["content"], start):
+        return  # all of it, as it is
+    ranges = turn.ranges if turn else []
+    for call in message.get("tool_calls") or ():
+        name = call["function"]["name"]
+        if not any(text.find(name, start, end) >= 0 for start, end in ranges):
+            yield "unrendered.tool_calls"
+    reasoning = next((message[key] for key in _REASONING if message.get(key)), "").strip()
+    if not reasoning and message["role"] == "assistant":
+        reasoning, _ = find_thought(message.get("content") or "")
+    # Where it mostly is, and only then everywhere: texts are long.
+    start = ranges[0].start if ranges else 0
+    if reasoning and text.find(reasoning, start) < 0 and reasoning not in text:
+        yield "unrendered.reasoning"
+
+
+def _count_inputs(weights: Weights, messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many weights are positive and of what is no assistant's."""
+    asked = [*weights.messages.items()]
+    asked += [(i, weight) for i, parts in weights.parts.items() for _, _, weight in parts]
+    # A row that is cut has fewer messages than its conversation has weights.
+    return sum(
+        weight > 0 and index < len(messages) and messages[index]["role"] != "assistant"
+        for index, weight in asked
+    )
+
+
+def _unrendered(
+    messages: Sequence[Mapping[str, Any]], turns: Sequence[Turn], text: str
+) -> list[str]:
+    """Roles of the messages that own no text and whose words stand nowhere in it.
+
+    Owning none is no proof: many templates print the system text before their loop.
+    """
+    owners = {turn.message for turn in turns}
+    return [
+        str(message["role"])
+        for index, message in enumerate(messages)
+        if index not in owners
+        and isinstance(message.get("content"), str)
+        and message["content"].strip() not in text
+    ]
