@@ -30,15 +30,28 @@ class Markers:
             self._endings.setdefault(token[-_TAIL:], []).append(token)
         self.lasts = frozenset(token[-1:] for token in self._control)  # a token's last character
         self._tails = sorted({len(tail) for tail in self._endings}, reverse=True)
+        self._usual = ""  # the one that was found last, if no longer one ends with it
+        self._inner: dict[str, bool] = {}
         self._begun: dict[str, list[tuple[int, str]]] = {}
 
     def ending(self, text: str, start: int, end: int) -> str:
         """The longest control token that ``text[start:end]`` ends with, or nothing."""
+        if text.endswith(self._usual, start, end) and self._usual:
+            return self._usual
         for length in self._tails:
             for token in self._endings.get(text[end - length : end], ()):
                 if end - len(token) >= start and text.endswith(token, start, end):
+                    if not self._ends_another(token):
+                        self._usual = token
                     return token
         return ""
+
+    def _ends_another(self, token: str) -> bool:
+        found = self._inner.get(token)
+        if found is None:
+            found = any(other[1:].endswith(token) for other in self._control)
+            self._inner[token] = found
+        return found
 
     def leading(self, text: str) -> str:
         """*text* through the control token that it starts with after white space, or nothing."""

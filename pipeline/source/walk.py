@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -76,16 +76,17 @@ def _pair(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _count_keys(value: Any) -> int:
-    # A loop with a stack of its own takes one and a half times as long.
-    if type(value) is dict:
-        count = len(value)
-        for item in value.values():
-            if type(item) is list or type(item) is dict:
-                count += _count_keys(item)
-        return count
-    count = 0
-    if type(value) is list:
-        for item in value:
-            if type(item) is list or type(item) is dict:
-                count += _count_keys(item)
+    # A loop with a stack of its own takes one and a half times as long; a call for each message
+    # is a third of the time.
+    count = len(value) if type(value) is dict else 0
+    items: Iterable[Any] = value.values() if count else value if type(value) is list else ()
+    for item in items:
+        kind = type(item)
+        if kind is dict:
+            count += len(item)
+            for inner in item.values():
+                if type(inner) is list or type(inner) is dict:
+                    count += _count_keys(inner)
+        elif kind is list:
+            count += _count_keys(item)
     return count
