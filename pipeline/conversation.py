@@ -57,13 +57,15 @@ class Conversation:
 
     Arguments of tool calls are objects (`Arguments` where the record wrote a string), and an
     assistant without text has content None: see `with_string_arguments`, `with_empty_content`.
-    Content that holds token ids is a `SampledContent`.
+    Content that holds token ids is a `SampledContent`. ``plain``: each message is a role and a
+    string and nothing more, and there are no tools, kwargs or weights; most need no other look.
     """
 
     messages: list[dict[str, Any]]
     tools: list[Any] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
+    plain: bool = False
 
 
 class Arguments(dict[str, Any]):

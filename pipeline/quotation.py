@@ -167,6 +167,8 @@ def join_strings(conversation: Conversation) -> str:
 
     What is sought may be found across two of them: then it is not there, and nothing is lost.
     """
+    if conversation.plain:
+        return "\0".join([message["content"] for message in conversation.messages])
     strings: list[str] = []
     for message in conversation.messages:
         content = message.get("content")

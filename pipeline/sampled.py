@@ -67,7 +67,7 @@ def spell(
     *whole* the stop token stays in the text. Raises RecordError (``encode``) for ids that the
     tokenizer has not, or that spell no text.
     """
-    for message in conversation.messages:
+    for message in () if conversation.plain else conversation.messages:
         if type(message["content"]) is SampledContent:
             break
     else:

@@ -97,6 +97,8 @@ def refuse_weights(conversation: Conversation) -> None:
 
     Only with base ``all`` do others than the assistant carry loss.
     """
+    if conversation.plain:
+        return
     weights, asked = conversation.weights, list[tuple[int, float]]()
     if weights is not None:
         asked += weights.messages.items()

@@ -93,22 +93,22 @@ class Setting:
         "learnt",
         "messages",
         "misses",
-        "spoken",
+        "speaks",
         "telling",
     )
 
     def __init__(
-        self, conversation: Conversation, telling: Sequence[str], learnt: Learnt | None = None
+        self,
+        conversation: Conversation,
+        telling: Sequence[str],
+        learnt: Learnt | None = None,
+        frame: Frame | None = None,
     ) -> None:
         self.conversation, self.telling = conversation, telling
         self.learnt = Learnt({}, {}) if learnt is None else learnt
-        self.messages = messages = conversation.messages
-        self.frame = frame_of(conversation)
-        self.spoken = len(messages)  # the first message of the assistant
-        for i, message in enumerate(messages):
-            if message["role"] == "assistant":
-                self.spoken = i
-                break
+        self.messages = conversation.messages
+        self.frame = frame or frame_of(conversation)
+        self.speaks: int | None = None  # the first message of the assistant, once somebody asks
         self.asked: int | None = None  # the last message of a user, once somebody asks
         self.heard: list[Heard] = []
         # Words of all messages before each, but for the system's.
@@ -120,7 +120,10 @@ class Setting:
         if not index:
             return "", False, False
         message = self.messages[index - 1]
-        calls, spoken = bool(message.get("tool_calls")), self.spoken < index - 1
+        if self.speaks is None:
+            roles = [message["role"] for message in self.messages]
+            self.speaks = roles.index("assistant") if "assistant" in roles else len(roles)
+        calls, spoken = bool(message.get("tool_calls")), self.speaks < index - 1
         if self.telling:
             return (message["role"], calls, spoken, *_overhear(self, index))
         return message["role"], calls, spoken
@@ -152,16 +155,18 @@ def frame_of(conversation: Conversation) -> Frame:
     )
 
 
-def liken(
-    messages: Sequence[Mapping[str, Any]], telling: Sequence[str], strings: str
-) -> tuple[Any, ...]:
+def liken(conversation: Conversation, telling: Sequence[str], strings: str) -> tuple[Any, ...]:
     """Equal for conversations alike in all that a `Setting` can tell of their messages.
 
     *strings* has every string that they hold: without a word in it, no message need be asked.
     """
+    messages, signs = conversation.messages, list[Any]()
     thinks = _CLOSE in strings
-    signs: list[Any] = []
-    for message in messages:
+    if conversation.plain and not thinks:
+        contents = [message["content"] for message in messages]
+        if "" not in contents and not any(map(str.isspace, contents)):
+            signs = [message["role"] for message in messages]
+    for message in () if signs else messages:
         role, content = message["role"], message.get("content")
         if len(message) > 2 or type(content) is not str or not content or content.isspace():
             signs.append(_sign(message))

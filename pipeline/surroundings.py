@@ -128,14 +128,14 @@ class Surroundings:
             self.shared = 0
         if strings is None:
             return Setting(conversation, self.telling)
-        messages = conversation.messages
-        alike = self._told(frame_of(conversation)).alike
-        key = liken(messages, self.telling, strings)
+        frame = frame_of(conversation)
+        alike = self._told(frame).alike
+        key = liken(conversation, self.telling, strings)
         learnt = alike.get(key)
         if learnt is None:
             learnt = alike[key] = Learnt({}, {})
-            self.shared += len(messages)
-        return Setting(conversation, self.telling, learnt)
+            self.shared += len(conversation.messages)
+        return Setting(conversation, self.telling, learnt, frame)
 
     def _told(self, frame: Frame) -> _Told:
         told = self.frames.get(frame)

@@ -24,7 +24,7 @@ def count_row(
     surroundings: Surroundings,
 ) -> dict[str, int]:
     """By name, where it is not 0; *strings* has every string of the conversation."""
-    thinks = "</think>" in strings
+    plain, thinks = setting.conversation.plain, "</think>" in strings
     found: list[str] = ["quoted_control_tokens"] * quoted
     messages, weights = setting.messages, setting.conversation.weights
     rewrites = setting.learnt.rewrites
@@ -40,7 +40,7 @@ def count_row(
     if weights is not None:
         found += ["weighted_inputs"] * _count_inputs(weights, messages)
     written: dict[int, Turn] | None = None
-    for index, message in enumerate(messages):
+    for index, message in enumerate(() if plain and not thinks else messages):
         if len(message) > 2 or (
             thinks and message["role"] == "assistant" and "</think>" in (message["content"] or "")
         ):

@@ -50,12 +50,14 @@ def read_conversation(record: Any, *, schema: str = "auto") -> Conversation:
         fact = "no message is an assistant's, so nothing can be trained; drop the record"
         raise fault("no_assistant_turn", "", fact)
     add_system(record, messages)
-    return Conversation(
-        messages,
-        read_toolset(record, messages),
-        read_kwargs(record),
-        gather_weights(record, weights, shift=len(messages) - count),
-    )
+    tools, kwargs = read_toolset(record, messages), read_kwargs(record)
+    gathered = gather_weights(record, weights, shift=len(messages) - count)
+    plain = tools is None and gathered is None and not kwargs
+    for message in messages if plain else ():
+        if len(message) != 2 or type(message["content"]) is not str:
+            plain = False
+            break
+    return Conversation(messages, tools, kwargs, gathered, plain)
 
 
 def _read_messages(
