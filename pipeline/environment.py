@@ -37,9 +37,10 @@ _ENTER = "weighted_shards_enter"
 class Recorder:
     """What a render reports while it runs: pieces of text, and who owns what comes after each.
 
-    ``events``: (pieces so far, owner or -1). ``generated``: (pieces so far, text). ``owners``: the
-    id of a message to its index. ``called``: (message, first, stop piece) of loops over calls;
-    ``calling`` is the message whose calls are being looped over, since so many pieces and loops.
+    ``events``: (pieces so far, owner or -1). ``generated``: (pieces so far, text) of tags in
+    macros; ``enclosed``: first and stop piece of all others. ``owners``: the id of a message to
+    its index. ``called``: (message, first, stop piece) of loops over calls; ``calling`` is the
+    message whose calls are being looped over, since so many pieces and loops.
     """
 
     __slots__ = (
@@ -47,8 +48,10 @@ class Recorder:
         "calling",
         "calling_depth",
         "calling_since",
+        "enclosed",
         "events",
         "generated",
+        "opened",
         "owner",
         "owners",
         "pieces",
@@ -59,6 +62,8 @@ class Recorder:
         self.pieces: list[str] = []
         self.events: list[tuple[int, int]] = []
         self.generated: list[tuple[int, str]] = []
+        self.enclosed: list[tuple[int, int]] = []
+        self.opened: list[int] = []
         self.owners: dict[int, int] = {}
         self.owner = -1
         self.stack: list[int] = []
@@ -75,6 +80,13 @@ class Recorder:
             calls = message.get("tool_calls") if len(message) > 2 else None
             if type(calls) is list:
                 owners |= {id(call): -2 - i for call in calls if isinstance(call, dict)}
+
+    def open(self) -> None:
+        """What follows is generated."""
+        self.opened.append(len(self.pieces))
+
+    def close(self) -> None:
+        self.enclosed.append((self.opened.pop(), len(self.pieces)))
 
     def push(self) -> None:
         self.stack.append(self.owner)
@@ -139,6 +151,20 @@ class Generator(CodeGenerator):
             self.write(", " if i else "")
             self.visit(argument, frame)
         self.write(")")
+
+    def visit_CallBlock(self, node: nodes.CallBlock, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor names
+        """A generation tag's body is printed in place: as a macro's its pieces would be one."""
+        leaves = node.find(nodes.Break) or node.find(nodes.Continue)
+        if frame.buffer is not None or leaves or not _is_generation(node):
+            super().visit_CallBlock(node, frame)
+            return
+        self.writeline("environment.recorder.open()")
+        inner = frame.inner()
+        inner.symbols.analyze_node(node)
+        self.enter_frame(inner)
+        self.blockvisit(node.body, inner)
+        self.leave_frame(inner)
+        self.writeline("environment.recorder.close()")
 
 
 class GenerationTag(jinja2.ext.Extension):
@@ -301,7 +327,9 @@ def _names(node: nodes.Node) -> Iterator[nodes.Name]:
 
 def has_generation_tags(tree: nodes.Template) -> bool:
     """Whether the template says itself what the assistant generates."""
-    return any(
-        isinstance(block.call.node, nodes.ExtensionAttribute) and block.call.node.name == "_record"
-        for block in tree.find_all(nodes.CallBlock)
-    )
+    return any(map(_is_generation, tree.find_all(nodes.CallBlock)))
+
+
+def _is_generation(block: nodes.CallBlock) -> bool:
+    called = block.call.node
+    return isinstance(called, nodes.ExtensionAttribute) and called.name == "_record"

@@ -254,6 +254,11 @@ def _rendered(
                 "their place in the text is not known; move them out of it",
             )
         generated = [Span(ends[p], ends[p] + len(said)) for p, said in recorder.generated if said]
+        for first, stop in recorder.enclosed:
+            if ends[first] < ends[stop]:
+                generated.append(Span(ends[first], ends[stop]))
+        if recorder.generated:
+            generated.sort()
     called: dict[int, Span] = {}
     for message, first, stop in recorder.called:
         if ends[first] < ends[stop]:
