@@ -68,6 +68,11 @@ class LimitedEnvironment(HookedEnvironment):
         self.heaviest = guards.heaviest
         return guarded
 
+    def load(self, python: str) -> Any:
+        """The root function of a template's Python, which Jinja runs as all that it compiles."""
+        code = self._compile(python, "<template>")
+        return jinja2.Template.from_code(self, code, {}).root_render_func
+
     # Called by the code that GuardedGenerator writes.
 
     def limit_loop(self, values: Any, weight: int) -> Any:

@@ -18,6 +18,7 @@ from pipeline.environment import HookedEnvironment, Recorder, has_generation_tag
 from pipeline.errors import RecordError, TemplateError
 from pipeline.limits import Limits, Meter, stopped
 from pipeline.sandbox import LimitedEnvironment
+from pipeline.shortcut import Shortcut
 from pipeline.spans import Span, join
 from pipeline.tracer import TracingEnvironment
 from pipeline.tracing import Legend, Origin, codes_of, constants, owned_by, trace_record
@@ -76,6 +77,7 @@ class Template:
         self._hooked = LimitedEnvironment(today, limits)
         self._compiled = _compile(self._hooked, source, place)
         self._tagged = has_generation_tags(self._hooked.parse(source))
+        self._shortcut = Shortcut(self._hooked, source, self.variables)
         self._twin: tuple[TracingEnvironment, jinja2.Template, dict[str, Any]] | None = None
         self.form = choose_form(lambda probe: self._render(probe, prompt=False).text, source)
 
@@ -134,9 +136,13 @@ class Template:
 
     def _render(self, conversation: Conversation, *, prompt: bool) -> Rendered:
         messages = [_alias_reasoning(m) for m in conversation.messages]
+        recorder = None
+        if not prompt and not conversation.kwargs:
+            recorder = self._shortcut.run(messages, conversation.tools)
         context = _context(self.variables, conversation, messages, prompt=prompt)
         self._hooked.meter.begin(context)
-        recorder = _run(self._hooked, self._compiled, messages, context)
+        if recorder is None:
+            recorder = _run(self._hooked, self._compiled, messages, context)
         return _rendered(recorder, len(messages), tagged=self._tagged, meter=self._hooked.meter)
 
 

@@ -1,0 +1,203 @@
+"""A compiled template's Python, lowered to what ordinary conversations need.
+
+Jinja's code asks the environment at each step, for any value could be anything. Of a conversation
+each value is JSON. The lowered code takes that for granted, without a check: where it does not hold
+Python raises an error, and the template is rendered by its own code (see `shortcut.py`). So each
+form written here must raise, or give what the environment's own answer would be, for *any* value.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pipeline.conversation import Arguments
+
+ATTRIBUTES = frozenset(dir(Arguments))  # of dict too: for these names Jinja asks the object first
+_LOOP_NAME = re.compile(r"l_\d+_loop")
+MISSING, NOTHING = "missing", "nothing"  # names: of Jinja's marker, and of an undefined value
+LOOP = {
+    "first": "{at} == 0",
+    "last": "{at} == {count} - 1",
+    "index0": "{at}",
+    "index": "{at} + 1",
+    "revindex": "{count} - {at}",
+    "revindex0": "{count} - {at} - 1",
+    "length": "{count}",
+    "previtem": "{items}[{at} - 1] if {at} else nothing",
+    "nextitem": "{items}[{at} + 1] if {at} + 1 < {count} else nothing",
+}
+TESTS = {
+    "string": "isinstance({x}, str)",
+    "defined": "not isinstance({x}, Undefined)",
+    "undefined": "isinstance({x}, Undefined)",
+    "none": "{x} is None",
+    "true": "{x} is True",
+    "false": "{x} is False",
+}
+
+
+class Unfit(Exception):  # noqa: N818 - no error: the template keeps its own code
+    """The code has a shape that is not known here."""
+
+
+def parse_expression(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def is_name(node: ast.AST, name: str = "") -> bool:
+    return isinstance(node, ast.Name) and (not name or node.id == name)
+
+
+def is_call(node: ast.AST, owner: str, method: str = "") -> bool:
+    """Of ``owner(...)``, or of ``owner.method(...)``."""
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    if not method:
+        return is_name(called, owner)
+    return (
+        isinstance(called, ast.Attribute) and called.attr == method and is_name(called.value, owner)
+    )
+
+
+def text_of(node: ast.AST) -> str | None:
+    """The string that a constant is."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+class Expressions(ast.NodeTransformer):
+    """Lowers expressions.
+
+    *known* are names whose value is fixed, as constants; *named* maps other names that never change
+    to theirs in the lowered code; *tests* maps names to the test that they are; *spaces* are
+    namespaces that nothing but their own attributes is asked of: dicts here. ``loops`` are those
+    around that are lowered: ``loop.first`` is a comparison there.
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, Any],
+        named: Mapping[str, str],
+        tests: Mapping[str, str],
+        spaces: Collection[str],
+    ) -> None:
+        self.known, self.named, self.tests, self.spaces = known, named, tests, spaces
+        self.loops: dict[str, Mapping[str, str]] = {}
+        # In the lowered code, of what is never missing.
+        self._present = {name for name in named.values() if name != MISSING}
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if isinstance(node.ctx, ast.Load):
+            if node.id in self.known:
+                return ast.Constant(self.known[node.id])
+            if node.id in self.named:
+                return ast.Name(self.named[node.id], ast.Load())
+        return node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        """``undefined(name='x') if x is missing else x`` too."""
+        node.test = self.visit(node.test)
+        if isinstance(node.test, ast.Constant):
+            chosen: ast.expr = self.visit(node.body if node.test.value else node.orelse)
+            return chosen
+        node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self.generic_visit(node)
+        if len(node.ops) > 1:
+            return node
+        left, operator, right = node.left, node.ops[0], node.comparators[0]
+        if isinstance(operator, ast.Is) and is_name(right, MISSING):
+            if isinstance(left, ast.Constant) or self._is_present(left):
+                return ast.Constant(False)
+            if is_name(left, MISSING):
+                return ast.Constant(True)
+        if isinstance(left, ast.Constant) and isinstance(right, ast.Constant):
+            if isinstance(operator, ast.Eq):
+                return ast.Constant(left.value == right.value)
+            if isinstance(operator, ast.NotEq):
+                return ast.Constant(left.value != right.value)
+        return node
+
+    def _is_present(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Name) and node.id in self._present
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not) and isinstance(node.operand, ast.Constant):
+            return ast.Constant(not node.operand.value)
+        return node
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        """``a and b``: constants at its start decide it or are left out."""
+        decides = isinstance(node.op, ast.Or)
+        rest: list[ast.expr] = [self.visit(value) for value in node.values]
+        while len(rest) > 1 and isinstance(rest[0], ast.Constant):
+            if bool(rest[0].value) is decides:
+                return rest[0]
+            rest = rest[1:]
+        if len(rest) == 1:
+            return rest[0]
+        node.values = rest
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if is_call(node, "environment", "getattr"):
+            return self._attribute(node)
+        self.generic_visit(node)
+        if is_call(node, "undefined"):
+            return ast.Name(NOTHING, ast.Load())
+        if is_call(node, "environment", "getitem"):
+            return _item(*node.args)
+        if isinstance(node.func, ast.Name) and node.func.id in self.tests:
+            return self._test(node, self.tests[node.func.id])
+        return node
+
+    def _attribute(self, node: ast.Call) -> ast.expr:
+        owner, name = node.args[0], text_of(node.args[1])
+        if isinstance(owner, ast.Name) and owner.id in self.loops:
+            return parse_expression(LOOP[name or ""].format_map(self.loops[owner.id]))
+        self.generic_visit(node)
+        if name is None or name in ATTRIBUTES or is_name(owner, "shown"):
+            return node  # `shown` is a long string whose method is called
+        if isinstance(owner, ast.Name) and _LOOP_NAME.fullmatch(owner.id):
+            return node
+        return _get(node.args[0], name)
+
+    def make_space(self, node: ast.Call) -> ast.expr:
+        """``namespace(a=1)`` as a dict."""
+        keywords = [k for k in node.keywords if k.arg not in ("_loop_vars", "_block_vars")]
+        return ast.Dict(
+            [ast.Constant(k.arg) for k in keywords], [self.visit(k.value) for k in keywords]
+        )
+
+    def _test(self, node: ast.Call, name: str) -> ast.expr:
+        if len(node.args) != 1 or node.keywords:
+            return node
+        value = node.args[0]
+        if name in ("defined", "undefined"):
+            if is_name(value, NOTHING):
+                return ast.Constant(name == "undefined")
+            if isinstance(value, ast.Constant) or self._is_present(value):
+                return ast.Constant(name == "defined")
+        if name in ("none", "true", "false") and isinstance(value, ast.Constant):
+            return ast.Constant(value.value is {"none": None, "true": True, "false": False}[name])
+        return parse_expression(TESTS[name].format(x=f"({ast.unparse(value)})"))
+
+
+def _get(owner: ast.expr, name: str) -> ast.expr:
+    """``owner.get(name, nothing)``: a dict alone has that method, of all that templates meet."""
+    method = ast.Attribute(owner, "get", ast.Load())
+    return ast.Call(method, [ast.Constant(name), ast.Name(NOTHING, ast.Load())], [])
+
+
+def _item(owner: ast.expr, key: ast.expr) -> ast.expr:
+    """As Python has it: where Jinja would go on to an attribute, or to undefined, it raises."""
+    name = text_of(key)
+    if name is not None and name not in ATTRIBUTES:
+        return _get(owner, name)
+    return ast.Subscript(owner, key, ast.Load())

@@ -1,0 +1,251 @@
+"""A second form of a compiled template, for ordinary conversations and several times as fast.
+
+It knows what is fixed for a build and takes the record's values for JSON. Whatever else it meets
+raises an error; then the template's own code renders the conversation from the start. What it
+writes and reports is the same, character by character.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import jinja2
+import jinja2.tests
+from jinja2.utils import Namespace
+
+from pipeline.environment import Recorder
+from pipeline.limits import Limits, Meter
+from pipeline.lowered import Statements, is_bookkeeping
+from pipeline.lowering import (
+    ATTRIBUTES,
+    MISSING,
+    NOTHING,
+    TESTS,
+    Expressions,
+    Unfit,
+    is_call,
+    is_name,
+    text_of,
+)
+from pipeline.sandbox import LimitedEnvironment
+
+# A render that takes more is left to the template's own code, which counts what is printed too.
+_LIMITS = Limits(steps=20_000)
+_CONSTANTS = (bool, int, float, str, type(None))
+_GIVEN = ("messages", "tools")  # parameters of the lowered code
+_SETUP = frozenset(("resolve", "undefined", "concat", "cond_expr_undefined"))
+
+Render = Callable[[Sequence[Any], Any, Recorder], None]
+
+
+class Shortcut:
+    """Renders with *environment*, whose *source* is compiled and given *variables*.
+
+    One lowered form for talks with tools, one for those without; a template of an unknown shape has
+    none.
+    """
+
+    def __init__(
+        self, environment: LimitedEnvironment, source: str, variables: Mapping[str, Any]
+    ) -> None:
+        self._environment, self._source, self._variables = environment, source, variables
+        self._meter = Meter(_LIMITS)
+        self._forms: dict[bool, Render | None] = {}
+
+    def run(self, messages: Sequence[Any], tools: Any) -> Recorder | None:
+        """What the render reports, None where the template's own code has to."""
+        given = tools is not None
+        if given not in self._forms:
+            self._forms[given] = self._lower(given)
+        form = self._forms[given]
+        if form is None:
+            return None
+        environment, recorder = self._environment, Recorder()
+        recorder.own(messages)
+        meter, environment.meter = environment.meter, self._meter
+        environment.recorder = recorder
+        self._meter.begin(None)
+        try:
+            form(messages, tools, recorder)
+        except Exception:  # noqa: BLE001 - whatever it is, the template's own code says it better
+            return None
+        finally:
+            environment.meter = meter
+        return recorder
+
+    def _lower(self, tools: bool) -> Render | None:
+        try:
+            return lower(self._environment, self._source, self._variables, tools=tools)
+        except (Unfit, RecursionError, SyntaxError, ValueError):
+            return None
+
+
+def lower(
+    environment: LimitedEnvironment, source: str, variables: Mapping[str, Any], *, tools: bool
+) -> Render:
+    """Raises Unfit for code of another shape than what Jinja 3.1 writes for one template alone."""
+    tree = ast.parse(environment.compile(source, raw=True))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if [function.name for function in functions] != ["root"]:
+        raise Unfit("blocks")
+    (root,) = functions
+    given = {**environment.globals, **variables, "documents": None, "add_generation_prompt": False}
+    given = {name: value for name, value in given.items() if name != "messages"}
+    if tools:
+        given.pop("tools", None)
+    else:
+        given["tools"] = None
+    uses = Uses(root)
+    resolved = {name: _resolve(name, given) for name in uses.resolved}
+    fixed = {variable: resolved[name] for variable, name in uses.fixed().items()}
+    expressions = Expressions(
+        {v: e.value for v, e in fixed.items() if isinstance(e, ast.Constant)},
+        {v: e.id for v, e in fixed.items() if isinstance(e, ast.Name)},
+        _tests(root, environment),
+        uses.spaces() if given.get("namespace") is Namespace else (),
+    )
+    setup = [node for node in root.body if isinstance(node, ast.Try)]
+    body = Statements(expressions, resolved).lower(
+        [node for node in root.body if not _is_setup(node)], printing=True
+    )
+    module = ast.parse(_FRAME)
+    constants, function = module.body
+    assert isinstance(function, ast.FunctionDef)
+    function.body += body
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    module.body = [*imports, constants, *setup, function]
+    render: Any = environment.load(ast.unparse(ast.fix_missing_locations(module)))
+    scope = {
+        **{f"given_{name}": value for name, value in given.items()},
+        "undefined": environment.undefined,
+        "concat": environment.concat,
+        "cond_expr_undefined": environment.undefined,
+        "context": environment.context_class(environment, environment.globals, None, {}),
+        NOTHING: environment.undefined(),
+    }
+    render.__globals__.update(scope)
+    return cast(Render, render)
+
+
+_FRAME = """
+name, blocks, debug_info = None, {}, ""
+def root(messages, tools, recorder):
+    pieces, events, enclosed = recorder.pieces, recorder.events, recorder.enclosed
+    append = pieces.append
+"""
+
+
+def _resolve(name: str, given: Mapping[str, Any]) -> ast.expr:
+    """What a name is that the template takes from its context."""
+    if name not in given:
+        return ast.Name(name if name in _GIVEN else MISSING, ast.Load())
+    value = given[name]
+    if type(value) in _CONSTANTS:
+        return ast.Constant(value)
+    return ast.Name(f"given_{name}", ast.Load())
+
+
+def _tests(root: ast.FunctionDef, environment: jinja2.Environment) -> dict[str, str]:
+    """Names of those tests that are Jinja's own."""
+    found: dict[str, str] = {}
+    for node in root.body:
+        if not isinstance(node, ast.Try) or not isinstance(node.body[0], ast.Assign):
+            continue
+        (target,), value = node.body[0].targets, node.body[0].value
+        if isinstance(value, ast.Subscript) and isinstance(target, ast.Name):
+            name = text_of(value.slice) or ""
+            own = isinstance(value.value, ast.Attribute) and value.value.attr == "tests"
+            if own and name in TESTS and environment.tests[name] is jinja2.tests.TESTS[name]:
+                found[target.id] = name
+    return found
+
+
+def _is_setup(node: ast.stmt) -> bool:
+    if isinstance(node, ast.If):  # `if 0: yield None`
+        return isinstance(node.test, ast.Constant)
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id in _SETUP
+    return isinstance(node, (ast.Try, ast.Pass))
+
+
+class Uses:
+    """How the variables of a root function are assigned and read."""
+
+    def __init__(self, root: ast.FunctionDef) -> None:
+        self.parents = {
+            child: node for node in ast.walk(root) for child in ast.iter_child_nodes(node)
+        }
+        self.resolved: set[str] = set()
+        self._resolves: dict[str, str] = {}  # a variable to the name that it resolves
+        self._stores: dict[str, list[ast.AST]] = {}
+        self._loads: dict[str, list[ast.Name]] = {}
+        for node in ast.walk(root):
+            if isinstance(node, ast.arg):
+                self._stores.setdefault(node.arg, []).append(node)
+            elif isinstance(node, ast.FunctionDef):
+                self._stores.setdefault(node.name, []).append(node)
+            elif isinstance(node, ast.Name):
+                self._use(node)
+            elif isinstance(node, ast.keyword) and node.arg == "get":
+                raise Unfit("an attribute called get")
+
+    def _use(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Load):
+            self._loads.setdefault(node.id, []).append(node)
+            return
+        parent = self.parents[node]
+        value = parent.value if isinstance(parent, ast.Assign) else None
+        if value is not None and is_call(value, "resolve"):
+            name = text_of(value.args[0]) or ""  # type: ignore[attr-defined] # a call
+            self.resolved.add(name)
+            if self._resolves.setdefault(node.id, name) != name:
+                raise Unfit("a variable of two names")
+        elif value is None or not is_name(value, MISSING):
+            self._stores.setdefault(node.id, []).append(parent)
+
+    def fixed(self) -> dict[str, str]:
+        """Variables that are what the context gives, to the name that it has there."""
+        return {v: name for v, name in self._resolves.items() if v not in self._stores}
+
+    def spaces(self) -> set[str]:
+        """Variables that hold a namespace, of which nothing but attributes is asked."""
+        return {
+            variable
+            for variable, stores in self._stores.items()
+            if all(map(self._makes_space, stores))
+            and all(map(self._asks_attribute, self._loads.get(variable, ())))
+        }
+
+    def _makes_space(self, store: ast.AST) -> bool:
+        value = store.value if isinstance(store, ast.Assign) and len(store.targets) == 1 else None
+        if value is None or not is_call(value, "environment", "call"):
+            return False
+        assert isinstance(value, ast.Call)
+        if len(value.args) != 2 or any(
+            k.arg is None or k.arg in ATTRIBUTES for k in value.keywords
+        ):
+            return False
+        names = {n.id for n in ast.walk(value.args[1]) if isinstance(n, ast.Name)}
+        names -= {"undefined", MISSING}
+        return [self.fixed().get(name) for name in names] == ["namespace"]
+
+    def _asks_attribute(self, load: ast.Name) -> bool:
+        parent = self.parents[load]
+        if isinstance(parent, ast.Compare):
+            return isinstance(self.parents[parent], ast.IfExp)  # `x is missing`
+        if isinstance(parent, ast.IfExp):
+            asked = self.parents[parent]
+            if not is_call(asked, "environment", "getattr"):
+                return False
+            assert isinstance(asked, ast.Call)
+            return asked.args[0] is parent and text_of(asked.args[1]) not in (None, *ATTRIBUTES)
+        if isinstance(parent, ast.Subscript):
+            return isinstance(parent.ctx, ast.Store) and text_of(parent.slice) not in (
+                None,
+                *ATTRIBUTES,
+            )
+        if isinstance(parent, ast.Dict):
+            parent = self.parents[self.parents[parent]]
+        return is_call(parent, "isinstance") or is_bookkeeping(parent)
