@@ -160,7 +160,11 @@ class Statements:
 
     def _lower_assignment(self, statement: ast.Assign) -> list[ast.stmt]:
         fixed = {*self.expressions.known, *self.expressions.named, *self.expressions.loops}
-        targets = [t for t in statement.targets if not (isinstance(t, ast.Name) and t.id in fixed)]
+        targets = [
+            target
+            for target in statement.targets
+            if not (isinstance(target, ast.Name) and target.id in fixed) and not _is_book(target)
+        ]
         if not targets:
             return []
         value = statement.value
@@ -292,19 +296,17 @@ def _appends(statement: ast.AST) -> bool:
 def is_bookkeeping(statement: ast.AST) -> bool:
     """What keeps a context up to date: ``context.vars['x'] = ...``, ``_loop_vars['x'] = ...``."""
     if isinstance(statement, ast.Assign):
-        target: ast.AST = statement.targets[0]
-        if not isinstance(target, ast.Subscript):
-            return False
-        node: ast.AST = target.value
-    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        node = statement.value.func
-        if not isinstance(node, ast.Attribute):
-            return False
-    else:
-        return False
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return isinstance(node, ast.Name) and node.id in _BOOKKEEPING
+        return all(map(_is_book, statement.targets))
+    called = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(called, ast.Call) and _is_book(called.func)
+
+
+def _is_book(node: ast.expr) -> bool:
+    """``context.vars['x']``, ``context.vars.update``."""
+    inner = node.value if isinstance(node, (ast.Subscript, ast.Attribute)) else None
+    while isinstance(inner, ast.Attribute):
+        inner = inner.value
+    return isinstance(inner, ast.Name) and inner.id in _BOOKKEEPING
 
 
 def _is_space(targets: Sequence[ast.expr], spaces: Collection[str]) -> bool:

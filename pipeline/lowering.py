@@ -73,8 +73,8 @@ class Expressions(ast.NodeTransformer):
 
     *known* are names whose value is fixed, as constants; *named* maps other names that never change
     to theirs in the lowered code; *tests* maps names to the test that they are; *spaces* are
-    namespaces that nothing but their own attributes is asked of: dicts here. ``loops`` are those
-    around that are lowered: ``loop.first`` is a comparison there.
+    namespaces that nothing but their own attributes is asked of: dicts here; other *namespaces*
+    stay Jinja's. ``loops`` are those around that are lowered: ``loop.first`` is a comparison there.
     """
 
     def __init__(
@@ -83,8 +83,10 @@ class Expressions(ast.NodeTransformer):
         named: Mapping[str, str],
         tests: Mapping[str, str],
         spaces: Collection[str],
+        namespaces: Collection[str] = (),
     ) -> None:
         self.known, self.named, self.tests, self.spaces = known, named, tests, spaces
+        self.kept = {name for name in namespaces if name not in spaces}
         self.loops: dict[str, Mapping[str, str]] = {}
         # In the lowered code, of what is never missing.
         self._present = {name for name in named.values() if name != MISSING}
@@ -148,6 +150,14 @@ class Expressions(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if is_call(node, "environment", "getattr"):
             return self._attribute(node)
+        if is_call(node, "environment", "call") and is_call(node.args[1], "environment", "getattr"):
+            # A method: no value of the record can be called.
+            method = node.args[1]
+            assert isinstance(method, ast.Call)
+            method.args[0] = self.visit(method.args[0])
+            node.args[2:] = map(self.visit, node.args[2:])
+            node.keywords = [self.visit(keyword) for keyword in node.keywords]
+            return node
         self.generic_visit(node)
         if is_call(node, "undefined"):
             return ast.Name(NOTHING, ast.Load())
@@ -161,11 +171,13 @@ class Expressions(ast.NodeTransformer):
         owner, name = node.args[0], text_of(node.args[1])
         if isinstance(owner, ast.Name) and owner.id in self.loops:
             return parse_expression(LOOP[name or ""].format_map(self.loops[owner.id]))
+        asked = owner.orelse if isinstance(owner, ast.IfExp) else owner  # `x`, if not missing
+        asked_name = asked.id if isinstance(asked, ast.Name) else ""
         self.generic_visit(node)
-        if name is None or name in ATTRIBUTES or is_name(owner, "shown"):
-            return node  # `shown` is a long string whose method is called
-        if isinstance(owner, ast.Name) and _LOOP_NAME.fullmatch(owner.id):
+        if name is None or name in ATTRIBUTES or asked_name in self.kept:
             return node
+        if asked_name == "shown" or _LOOP_NAME.fullmatch(asked_name):
+            return node  # `shown` is a long string whose method is called
         return _get(node.args[0], name)
 
     def make_space(self, node: ast.Call) -> ast.expr:

@@ -8,7 +8,7 @@ writes and reports is the same, character by character.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import jinja2
@@ -105,6 +105,7 @@ def lower(
         {v: e.id for v, e in fixed.items() if isinstance(e, ast.Name)},
         _tests(root, environment),
         uses.spaces() if given.get("namespace") is Namespace else (),
+        uses.namespaces(),
     )
     setup = [node for node in root.body if isinstance(node, ast.Try)]
     body = Statements(expressions, resolved).lower(
@@ -211,12 +212,39 @@ class Uses:
 
     def spaces(self) -> set[str]:
         """Variables that hold a namespace, of which nothing but attributes is asked."""
-        return {
-            variable
-            for variable, stores in self._stores.items()
-            if all(map(self._makes_space, stores))
-            and all(map(self._asks_attribute, self._loads.get(variable, ())))
-        }
+        found = set(self._stores)
+        before = None
+        while before != found:  # a macro has a name of its own for what it takes from outside
+            before = found
+            found = {v for v in before if self._is_space(v, before)}
+        return found
+
+    def _is_space(self, variable: str, others: Collection[str]) -> bool:
+        return all(
+            self._makes_space(store) or self._is_alias(store, others)
+            for store in self._stores[variable]
+        ) and all(
+            self._asks_attribute(load) or self._is_alias(self.parents[load], others)
+            for load in self._loads.get(variable, ())
+        )
+
+    def _is_alias(self, node: ast.AST, variables: Collection[str]) -> bool:
+        """``l_1_ns = l_0_ns``."""
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1):
+            return False
+        names = [node.targets[0], node.value]
+        return all(isinstance(name, ast.Name) and name.id in variables for name in names)
+
+    def namespaces(self) -> set[str]:
+        """Variables that may hold one."""
+        found = {v for v, stores in self._stores.items() if any(map(self._makes_space, stores))}
+        aliases = {v for v, stores in self._stores.items() for s in stores if self._of(s) & found}
+        return found | aliases
+
+    @staticmethod
+    def _of(store: ast.AST) -> set[str]:
+        value = store.value if isinstance(store, ast.Assign) else None
+        return {value.id} if isinstance(value, ast.Name) else set()
 
     def _makes_space(self, store: ast.AST) -> bool:
         value = store.value if isinstance(store, ast.Assign) and len(store.targets) == 1 else None
