@@ -15,9 +15,9 @@ from pipeline.source.record import Record
 from pipeline.spans import Span
 
 if TYPE_CHECKING:
+    from pipeline.rendered import Rendered
     from pipeline.rules import Claim
     from pipeline.sampled import Place
-    from pipeline.template import Rendered
 
 
 @dataclass(slots=True)

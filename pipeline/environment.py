@@ -81,6 +81,12 @@ class Recorder:
             if type(calls) is list:
                 owners |= {id(call): -2 - i for call in calls if isinstance(call, dict)}
 
+    def ready(self, messages: Sequence[Mapping[str, Any]]) -> Recorder:
+        """Itself, once it knows the messages: only rare hooks ask for them."""
+        if not self.owners:
+            self.own(messages)
+        return self
+
     def open(self) -> None:
         """What follows is generated."""
         self.opened.append(len(self.pieces))

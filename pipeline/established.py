@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
 from pipeline.regions import Turn
+from pipeline.rendered import Rendered
 from pipeline.situation import Setting
 from pipeline.spans import Span, subtract
 from pipeline.surroundings import Surroundings
-from pipeline.template import Rendered
 from pipeline.turns import establish_turns
 
 
@@ -87,6 +86,6 @@ def _combined(rendered: Rendered, traced: Rendered) -> Rendered:
         hooked or subtract(found, taken)
         for hooked, found in zip(rendered.owned, traced.owned, strict=True)
     ]
-    return replace(
-        rendered, owned=owned, marks=traced.marks, origins=traced.origins, own=traced.own
+    return rendered._replace(
+        owned=owned, marks=traced.marks, origins=traced.origins, own=traced.own
     )

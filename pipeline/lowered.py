@@ -72,7 +72,7 @@ class Statements:
             and is_name(iterated, "messages")
             and _is_hook_call(calls[0], hook, "enter")
         ):
-            plain = [ast.parse(f"{hook} = recorder").body[0]]
+            plain = ast.parse(f"{hook} = recorder.ready(messages)").body
             inner = [x for s in body for x in self._lower_one(s, printing=True, depth=depth)]
             return [*plain, *inner, *ast.parse(f"{hook}.pop()").body]
         lowered = []
@@ -127,6 +127,8 @@ class Statements:
             marked = self._mark_generated(statement.value)
             if marked:
                 return marked
+        if hook := _hook_of(statement):
+            return ast.parse(f"{hook} = recorder.ready(messages)").body
         if isinstance(statement, ast.Assign):
             return self._lower_assignment(statement)
         if isinstance(statement, (ast.Expr, ast.Return, ast.Raise, ast.Break, ast.Continue)):
@@ -302,7 +304,9 @@ def is_bookkeeping(statement: ast.AST) -> bool:
 
 
 def _is_book(node: ast.expr) -> bool:
-    """``context.vars['x']``, ``context.vars.update``."""
+    """``_loop_vars``, ``context.vars['x']``, ``context.vars.update``."""
+    if isinstance(node, ast.Name):
+        return node.id in _BOOKKEEPING
     inner = node.value if isinstance(node, (ast.Subscript, ast.Attribute)) else None
     while isinstance(inner, ast.Attribute):
         inner = inner.value

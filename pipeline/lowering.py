@@ -156,8 +156,9 @@ class Expressions(ast.NodeTransformer):
             assert isinstance(method, ast.Call)
             method.args[0] = self.visit(method.args[0])
             node.args[2:] = map(self.visit, node.args[2:])
-            node.keywords = [self.visit(keyword) for keyword in node.keywords]
+            node.keywords = self._keywords(node)
             return node
+        node.keywords = self._keywords(node)
         self.generic_visit(node)
         if is_call(node, "undefined"):
             return ast.Name(NOTHING, ast.Load())
@@ -182,10 +183,13 @@ class Expressions(ast.NodeTransformer):
 
     def make_space(self, node: ast.Call) -> ast.expr:
         """``namespace(a=1)`` as a dict."""
-        keywords = [k for k in node.keywords if k.arg not in ("_loop_vars", "_block_vars")]
-        return ast.Dict(
-            [ast.Constant(k.arg) for k in keywords], [self.visit(k.value) for k in keywords]
-        )
+        keywords = self._keywords(node)
+        return ast.Dict([ast.Constant(k.arg) for k in keywords], [k.value for k in keywords])
+
+    def _keywords(self, node: ast.Call) -> list[ast.keyword]:
+        """Without what tells a function of the context, which all that are known here ignore."""
+        told = ("_loop_vars", "_block_vars")
+        return [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords if k.arg not in told]
 
     def _test(self, node: ast.Call, name: str) -> ast.expr:
         if len(node.args) != 1 or node.keywords:

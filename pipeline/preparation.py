@@ -22,6 +22,7 @@ from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, join_strings, make_quotation
 from pipeline.recipe import require_turns
 from pipeline.regions import Turn
+from pipeline.rendered import Rendered
 from pipeline.rows import Prepared
 from pipeline.rules import RuleSet, Talk
 from pipeline.rules.matching import field_of
@@ -33,7 +34,7 @@ from pipeline.spans import Span
 from pipeline.surroundings import Surroundings
 from pipeline.swift import exempt_sampled, exempt_weighted, own_weights
 from pipeline.tally import count_row
-from pipeline.template import Rendered, Template
+from pipeline.template import Template
 from pipeline.tokens.tokenizer import Tokenizer
 
 _MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once

@@ -18,8 +18,9 @@ from jinja2 import nodes
 from pipeline.conversation import Arguments, Conversation
 from pipeline.environment import HookedEnvironment
 from pipeline.errors import RecordError
+from pipeline.rendered import Rendered
 from pipeline.spans import Span
-from pipeline.template import Rendered, Template
+from pipeline.template import Template
 
 # What an assistant may write itself where its reasoning stands in its content.
 _MARKUP = re.compile(r"</?(?:\w+:)?think(?:ing)?>|\[/?THINK\]")

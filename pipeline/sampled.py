@@ -17,9 +17,9 @@ import numpy as np
 from pipeline.conversation import Conversation, Piece, SampledContent, Weights
 from pipeline.errors import RecordError
 from pipeline.regions import Turn
+from pipeline.rendered import Rendered
 from pipeline.scales import Scale
 from pipeline.spans import Span
-from pipeline.template import Rendered
 from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.offsets import character_starts
 from pipeline.tokens.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from pipeline.regions import TEMPLATE, Region, Turn
 from pipeline.spans import Span, subtract
 
 if TYPE_CHECKING:  # slow to import, and reweighting needs none
-    from pipeline.template import Rendered
+    from pipeline.rendered import Rendered
 
 
 class Scale(NamedTuple):

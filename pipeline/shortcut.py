@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import jinja2
 import jinja2.tests
 from jinja2.utils import Namespace
 
+from pipeline.conversation import Conversation
 from pipeline.environment import Recorder
 from pipeline.limits import Limits, Meter
 from pipeline.lowered import Statements, is_bookkeeping
@@ -29,10 +31,11 @@ from pipeline.lowering import (
     is_name,
     text_of,
 )
+from pipeline.rendered import Rendered, alias_reasoning, assemble
 from pipeline.sandbox import LimitedEnvironment
 
 # A render that takes more is left to the template's own code, which counts what is printed too.
-_LIMITS = Limits(steps=20_000)
+_STEPS = 20_000
 _CONSTANTS = (bool, int, float, str, type(None))
 _GIVEN = ("messages", "tools")  # parameters of the lowered code
 _SETUP = frozenset(("resolve", "undefined", "concat", "cond_expr_undefined"))
@@ -48,32 +51,41 @@ class Shortcut:
     """
 
     def __init__(
-        self, environment: LimitedEnvironment, source: str, variables: Mapping[str, Any]
+        self,
+        environment: LimitedEnvironment,
+        source: str,
+        variables: Mapping[str, Any],
+        limits: Limits,
     ) -> None:
         self._environment, self._source, self._variables = environment, source, variables
-        self._meter = Meter(_LIMITS)
+        self._meter = Meter(replace(limits, steps=min(limits.steps, _STEPS)))
         self._forms: dict[bool, Render | None] = {}
 
-    def run(self, messages: Sequence[Any], tools: Any) -> Recorder | None:
-        """What the render reports, None where the template's own code has to."""
+    def render(self, conversation: Conversation, *, tagged: bool) -> Rendered | None:
+        """As a template renders it without a prompt; None where its own code has to.
+
+        That is so for whatever is wrong with the conversation: the template says it better.
+        """
+        tools = conversation.tools
         given = tools is not None
         if given not in self._forms:
             self._forms[given] = self._lower(given)
         form = self._forms[given]
         if form is None:
             return None
-        environment, recorder = self._environment, Recorder()
-        recorder.own(messages)
-        meter, environment.meter = environment.meter, self._meter
-        environment.recorder = recorder
+        messages: Sequence[Any] = conversation.messages
+        if not conversation.plain:
+            messages = [alias_reasoning(message) for message in messages]
+        environment, meter, recorder = self._environment, self._environment.meter, Recorder()
+        environment.meter, environment.recorder = self._meter, recorder
         self._meter.begin(None)
         try:
             form(messages, tools, recorder)
-        except Exception:  # noqa: BLE001 - whatever it is, the template's own code says it better
+            return assemble(recorder, len(messages), tagged=tagged, meter=self._meter)
+        except Exception:  # noqa: BLE001 - a template can raise anything
             return None
         finally:
             environment.meter = meter
-        return recorder
 
     def _lower(self, tools: bool) -> Render | None:
         try:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.markers import Markers
+from pipeline.rendered import Rendered
 from pipeline.situation import Setting
 from pipeline.spans import Span
 from pipeline.surroundings import Header, Prompt, Surroundings, common_length
-from pipeline.template import Rendered
 from pipeline.tracing import codes_of
 
 _SHOWN = 40  # characters

@@ -18,6 +18,7 @@ from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
+from pipeline.rendered import Rendered
 from pipeline.situation import (
     CALL,
     Frame,
@@ -35,7 +36,7 @@ from pipeline.situation import (
     plain,
     reply,
 )
-from pipeline.template import Rendered, Template
+from pipeline.template import Template
 
 _MANY = 10_000  # situations that are kept
 _MOST_SHARED = 1 << 18  # messages of the conversations whose likes share what is learnt

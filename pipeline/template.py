@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.callform import apply, choose_form
 from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment, Recorder, has_generation_tags
 from pipeline.errors import RecordError, TemplateError
-from pipeline.limits import Limits, Meter, stopped
+from pipeline.limits import Limits, stopped
+from pipeline.rendered import Rendered, alias_reasoning, assemble
 from pipeline.sandbox import LimitedEnvironment
 from pipeline.shortcut import Shortcut
-from pipeline.spans import Span, join
 from pipeline.tracer import TracingEnvironment
-from pipeline.tracing import Legend, Origin, codes_of, constants, owned_by, trace_record
+from pipeline.tracing import Legend, constants, owned_by, trace_record
 
 _LIMITS = Limits()
 _SHOWN = 500  # characters of a template's own message: it may be as long as it likes
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """``owned[i]`` are the character ranges that message *i* wrote, sorted and disjoint;
-    ``generated`` are those inside ``{% generation %}`` tags, None where the template has no tags.
-    ``called[i]`` reaches from the first to the last character that was printed while the template
-    looped over message *i*'s tool calls; it has no entry where it printed none there.
-
-    A traced render also has the origin of each character: ``origins[ord(marks[i])]``; the indices
-    in ``own[i]`` are of what message *i* says itself.
-    """
-
-    text: str
-    owned: list[list[Span]]
-    generated: list[Span] | None
-    called: Mapping[int, Span] = field(default_factory=dict)
-    marks: str = ""
-    origins: Sequence[Origin] = ()
-    own: Mapping[int, Sequence[int]] = field(default_factory=dict)
-
-    def origin_at(self, index: int) -> Origin:
-        """Of the character at *index* of a traced render."""
-        return self.origins[ord(self.marks[index])]
-
-    def codes(self) -> NDArray[np.uint32]:
-        """The index into ``origins`` of each character: uint32, as long as the text."""
-        return codes_of(self.marks)
 
 
 class Template:
@@ -77,7 +44,7 @@ class Template:
         self._hooked = LimitedEnvironment(today, limits)
         self._compiled = _compile(self._hooked, source, place)
         self._tagged = has_generation_tags(self._hooked.parse(source))
-        self._shortcut = Shortcut(self._hooked, source, self.variables)
+        self._shortcut = Shortcut(self._hooked, source, self.variables, limits)
         self._twin: tuple[TracingEnvironment, jinja2.Template, dict[str, Any]] | None = None
         self.form = choose_form(lambda probe: self._render(probe, prompt=False).text, source)
 
@@ -117,12 +84,12 @@ class Template:
         legend = environment.legend = Legend(len(conversation.messages))
         try:
             record = trace_record(conversation, legend=legend, parts=parts or {})
-            messages = [_alias_reasoning(m) for m in record.messages]
+            messages = [alias_reasoning(m) for m in record.messages]
             context = _context(variables, record, messages, prompt=prompt)
             recorder = _run(environment, compiled, messages, context)
         except (RecordError, ValueError) as error:  # ValueError: no mark is left
             raise _differs(f"tracing fails: {error}") from error
-        traced = _rendered(recorder, len(messages), tagged=self._tagged)
+        traced = assemble(recorder, len(messages), tagged=self._tagged)
         if traced.text != plain.text:
             raise _differs("the traced text is another")
         marks = environment.marks_printed()
@@ -132,18 +99,18 @@ class Template:
             if origin.field not in ("", "?"):
                 own.setdefault(origin.message, []).append(code)
         origins = tuple(legend.origins)
-        return replace(traced, owned=owned, marks=marks, origins=origins, own=own)
+        return traced._replace(owned=owned, marks=marks, origins=origins, own=own)
 
     def _render(self, conversation: Conversation, *, prompt: bool) -> Rendered:
-        messages = [_alias_reasoning(m) for m in conversation.messages]
-        recorder = None
         if not prompt and not conversation.kwargs:
-            recorder = self._shortcut.run(messages, conversation.tools)
+            rendered = self._shortcut.render(conversation, tagged=self._tagged)
+            if rendered is not None:
+                return rendered
+        messages = [alias_reasoning(m) for m in conversation.messages]
         context = _context(self.variables, conversation, messages, prompt=prompt)
         self._hooked.meter.begin(context)
-        if recorder is None:
-            recorder = _run(self._hooked, self._compiled, messages, context)
-        return _rendered(recorder, len(messages), tagged=self._tagged, meter=self._hooked.meter)
+        recorder = _run(self._hooked, self._compiled, messages, context)
+        return assemble(recorder, len(messages), tagged=self._tagged, meter=self._hooked.meter)
 
 
 def _context(
@@ -199,17 +166,6 @@ def _compile(environment: jinja2.Environment, source: str, place: str) -> jinja2
         ) from error
 
 
-def _alias_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy, with reasoning under every name that templates read it by."""
-    if len(message) <= 2:
-        return dict(message)  # role and content
-    for key in _REASONING:
-        reasoning = message.get(key)
-        if reasoning is not None:
-            return {"thinking": reasoning, **message, "reasoning_content": reasoning}
-    return dict(message)
-
-
 def _refusal(error: Exception) -> RecordError:
     if isinstance(error, RecordError):
         return error
@@ -233,41 +189,3 @@ def _differs(fact: str) -> RecordError:
         "trace_differs",
         f"{fact}, so the origin of its characters is not known; change the record or the template",
     )
-
-
-def _rendered(
-    recorder: Recorder, count: int, *, tagged: bool, meter: Meter | None = None
-) -> Rendered:
-    """Piece counts become character positions."""
-    ends = [0, *itertools.accumulate(map(len, recorder.pieces))]
-    if meter is not None:
-        meter.allow(ends[-1])
-    text = "".join(recorder.pieces)
-    owned: list[list[Span]] = [[] for _ in range(count)]
-    start, owner = 0, -1
-    for piece, following in [*recorder.events, (len(recorder.pieces), -1)]:
-        end = ends[piece]
-        if owner >= 0 and start < end:
-            join(owned[owner], start, end)
-        start, owner = end, following
-    generated = None
-    if tagged:
-        if not all(text.startswith(said, ends[p]) for p, said in recorder.generated):
-            raise RecordError(
-                "render",
-                "turn_unestablished",
-                "the template's generation tags stand inside a macro, set or filter block, where "
-                "their place in the text is not known; move them out of it",
-            )
-        generated = [Span(ends[p], ends[p] + len(said)) for p, said in recorder.generated if said]
-        for first, stop in recorder.enclosed:
-            if ends[first] < ends[stop]:
-                generated.append(Span(ends[first], ends[stop]))
-        if recorder.generated:
-            generated.sort()
-    called: dict[int, Span] = {}
-    for message, first, stop in recorder.called:
-        if ends[first] < ends[stop]:
-            before = called.get(message)
-            called[message] = Span(before.start if before else ends[first], ends[stop])
-    return Rendered(text, owned, generated, called)

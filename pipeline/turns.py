@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from pipeline.errors import RecordError
 from pipeline.markers import Markers
 from pipeline.regions import Turn
+from pipeline.rendered import Rendered
 from pipeline.situation import Setting
 from pipeline.spans import Span, intersect, join
 from pipeline.starts import find_start, guess_start, lacks
 from pipeline.surroundings import Prompt, Surroundings
-from pipeline.template import Rendered
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _new = tuple.__new__  # a named tuple's own is Python: twice the time of a turn

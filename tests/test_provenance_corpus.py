@@ -14,7 +14,8 @@ import pytest
 from benchmarks.supervision import DAY, SPECIAL, Case, cases
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
-from pipeline.template import Rendered, Template
+from pipeline.rendered import Rendered
+from pipeline.template import Template
 from pipeline.tracing import Origin
 
 pytestmark = pytest.mark.corpus

@@ -13,9 +13,10 @@ import pytest
 from benchmarks.supervision import DAY, SPECIAL, cases
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
+from pipeline.rendered import Rendered
 from pipeline.situation import Heard, Setting, imagine
 from pipeline.surroundings import Surroundings
-from pipeline.template import Rendered, Template
+from pipeline.template import Template
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"

@@ -14,7 +14,8 @@ import pytest
 from pipeline.callform import apply
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
-from pipeline.template import Rendered, Template
+from pipeline.rendered import Rendered
+from pipeline.template import Template
 from tests.reference import plain_template, render_plainly
 
 DAY = datetime.date(2026, 3, 14)

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
+from pipeline.rendered import Rendered
 from pipeline.spans import Span
-from pipeline.template import Rendered, Template
+from pipeline.template import Template
 
 DAY = datetime.date(2026, 3, 14)
 ASK = {"role": "user", "content": "Hi"}
