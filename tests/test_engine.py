@@ -37,7 +37,7 @@ class PretendedJob:
     slow: tuple[int, int] = (-1, -1)
     chance: tuple[str, int, int] = ("", 0, 0)
 
-    def begin(self) -> Complete:
+    def begin(self, ahead: object = None) -> Complete:  # noqa: ARG002
         return self._complete
 
     def _complete(self, order: Order, watch: Watch, progress: Progress) -> TaskDone | None:

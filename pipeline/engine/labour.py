@@ -20,8 +20,11 @@ OUT_OF_MEMORY = 71  # the exit code of a worker that got no more: Python's and A
 DONE = "done"  # what answers an order that gives no shard
 
 
-def labour(pipe: Connection, cells: Cells) -> None:
-    """Jobs and orders come through *pipe*, progress and results go back, errors too."""
+def labour(pipe: Connection, cells: Cells, ahead: object = None) -> None:
+    """Jobs and orders come through *pipe*, progress and results go back, errors too.
+
+    *ahead* is what has been begun for the first job.
+    """
     watch = Watch(cells)
     place = "a job"
     complete: Complete | None = None
@@ -34,7 +37,7 @@ def labour(pipe: Connection, cells: Cells) -> None:
                     assert complete is not None
                     pipe.send(complete(message, watch, pipe.send) or DONE)
                 else:
-                    complete = message.begin()
+                    complete, ahead = message.begin(ahead), None
                     # What was loaded lives as long as the process: the collector need not look at
                     # it again and again (8 % of a worker's time with Qwen3).
                     gc.freeze()
