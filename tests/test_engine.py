@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,45 @@ def test_no_worker_outlives_its_crew() -> None:
 
     run(PretendedJob(), 1, workers=3)
     assert not active_children()
+
+
+class Cycle:
+    """Refers to itself, as what only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@dataclass(frozen=True)
+class LitteringJob:
+    """Each batch leaves a cycle; a task counts the most that lived at once, and what came ahead."""
+
+    def begin(self, ahead: object = None) -> Complete:
+        def complete(order: Order, watch: Watch, progress: Progress) -> TaskDone:
+            left: weakref.WeakSet[Cycle] = weakref.WeakSet()
+            most = 0
+            for _ in range(50):
+                left.add(Cycle())
+                most = max(most, len(left))
+                progress(Step(1))
+            counts = {"most": most, "ahead": ahead}
+            return TaskDone(order.task.index, "", 0, 0, "", "", counts, "")
+
+        return complete
+
+
+@dataclass(frozen=True)
+class Headstart:
+    def begin(self) -> object:
+        return f"begun in {os.getpid()}"
+
+
+def test_what_batches_leave_is_collected_and_what_was_begun_ahead_arrives() -> None:
+    with Crew(1, "pipeline.task", Headstart()) as crew:
+        (worker,) = crew._idle
+        (done,) = local.run(tasks(1), LitteringJob(), crew=crew, progress=lambda _: None)
+    assert done.counts["most"] < 10
+    assert done.counts["ahead"] == f"begun in {worker.process.pid}"
 
 
 def search(deadly: set[int], at: Rows, *, hung: bool = False) -> tuple[list[int], int]:
