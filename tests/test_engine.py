@@ -198,7 +198,7 @@ class LitteringJob:
     """Each batch leaves a cycle; a task counts the most that lived at once, and what came ahead."""
 
     def begin(self, ahead: object = None) -> Complete:
-        def complete(order: Order, watch: Watch, progress: Progress) -> TaskDone:
+        def complete(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001
             left: weakref.WeakSet[Cycle] = weakref.WeakSet()
             most = 0
             for _ in range(50):
