@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import errno
 import gc
+import operator
 import os
+import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = 71  # the exit code of a worker that got no more: Python's and Arrow's own error
 DONE = "done"  # what answers an order that gives no shard
+_PAUSE = 0.25  # seconds between two messages of a task
+_NOTHING = Step(0)
 _YOUNG = 100_000  # objects; within a batch, should one leave that many
 _COLLECTED = 4  # batches: 0.6 ms for 200 ms of work
 
@@ -38,12 +42,15 @@ def labour(pipe: Connection, cells: Cells, ahead: object = None) -> None:
                 if isinstance(message, Order):
                     place = f"shard {message.task.index}"
                     assert complete is not None
-                    pipe.send(complete(message, watch, _Teller(pipe)) or DONE)
+                    teller = Teller(pipe)
+                    done = complete(message, watch, _Batches(teller))
+                    teller.flush()
+                    pipe.send(done or DONE)
                 else:
                     complete, ahead = message.begin(ahead), None
                     # What was loaded lives as long as the process: the collector need not look at
                     # it again and again (8 % of a worker's time with Qwen3), nor by itself at what
-                    # rows leave, which is no cycle (5 % more): `_Teller` has it look.
+                    # rows leave, which is no cycle (5 % more): `_Batches` has it look.
                     gc.freeze()
                     gc.set_threshold(_YOUNG)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -54,22 +61,43 @@ def labour(pipe: Connection, cells: Cells, ahead: object = None) -> None:
             pipe.send(_told(error, place))
 
 
-class _Teller:
-    """Sends progress, which comes after each batch, and now and then collects garbage.
+class Teller:
+    """Sends the first step at once, then sums: a coordinator listens to many."""
+
+    def __init__(self, pipe: Connection, *, pause: float = _PAUSE) -> None:
+        self._pipe, self._pause = pipe, pause
+        self._untold, self._due = _NOTHING, 0.0
+
+    def __call__(self, step: Step) -> None:
+        self._untold = Step(*map(operator.add, self._untold, step))
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self._pause
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what is left."""
+        if self._untold != _NOTHING:
+            self._pipe.send(self._untold)
+            self._untold = _NOTHING
+
+
+class _Batches:
+    """Is told after each batch, tells that, and now and then collects garbage.
 
     Rows leave no cycle (of 4,799 conversations not an object), but libraries and exceptions may. A
     batch is about a megabyte of input, so this, and not the number of objects alone, bounds them.
     """
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._told = pipe, 0
+    def __init__(self, teller: Teller) -> None:
+        self._teller, self._done = teller, 0
 
     def __call__(self, step: Step) -> None:
-        self._pipe.send(step)
-        self._told += 1
-        if self._told % _COLLECTED == 0:
+        self._teller(step)
+        self._done += 1
+        if self._done % _COLLECTED == 0:
             gc.collect()
-        if self._told == 1:
+        if self._done == 1:
             _give_back_memory()
 
 
