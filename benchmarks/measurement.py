@@ -21,10 +21,17 @@ _TOLD = ("fastokens", "jinja2", "msgspec", "numpy", "pyarrow", "regex", "tokeniz
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was worked on."""
+    """What was worked on; ``repaired`` rows took the slow path, offsets from the reference."""
 
     conversations: int
     tokens: int
+    repaired: int = 0
+
+
+def load_of(counts: Mapping[str, int]) -> Load:
+    """What a build, or a batch of it, counted."""
+    names = ("conversations", "tokens", "encoded.repaired")
+    return Load(*(counts.get(name, 0) for name in names))
 
 
 @dataclass(frozen=True, slots=True)

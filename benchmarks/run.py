@@ -9,14 +9,11 @@ without it alternate. Whole builds alternate with builds of one conversation, wh
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,6 @@ from typing import Any
 from benchmarks import material
 from benchmarks.flags import Request, make_parser, read_flags
 from benchmarks.measurement import (
-    Load,
-    Timing,
     alternate,
     describe_machine,
     machine_line,
@@ -34,10 +29,8 @@ from benchmarks.measurement import (
 )
 from benchmarks.picture import draw_bars
 from benchmarks.process import Run, build_command, run
-from benchmarks.workbench import NAMES, Workbench
+from benchmarks.profile import measure_profile, print_profile
 from pipeline import cli, flags
-from pipeline.recipe import recipe_of
-from pipeline.tokens.tokenizer import load_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,11 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         scratch = Path(folder)
         report: dict[str, Any] = {"machine": machine, "input": args.input.name, "runs": args.runs}
-        report |= _measure_stages(request, scratch)
-        report["builds"] = [_measure_builds(request, scratch, n) for n in args.workers]
+        report |= measure_profile(request, scratch, args.conversations)
+        print_profile(report)
+        report["builds"] = _measure_builds(request, scratch)
         report["start"] = _measure_commands(args.runs)
-    _print_stages(report)
-    _print_engines(report)
     _print_builds(report)
     write_json(args.json, report)
     if args.plot:
@@ -68,110 +60,55 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure_stages(request: Request, scratch: Path) -> dict[str, Any]:
-    args = request.own
-    source = scratch / "stages.jsonl"
-    material.repeat(args.input, source, min(args.conversations, material.count(args.input)))
-    bench = Workbench(recipe_of(request.recipe), scratch)
-    pieces = bench.survey([str(source)])
-    load = bench.work(pieces)  # engines load on first use, and headers are asked for
-    parts = list[dict[str, float]]()
-
-    def watched() -> float:
-        parts.append(bench.work_by_stages(pieces))
-        return math.fsum(parts[-1].values())
-
-    whole = partial(_seconds, partial(bench.work, pieces))
-    timings = _timings({"whole": whole, "watched": watched}, args.runs)
-    stages = {name: Timing(tuple(part[name] for part in parts)) for name in NAMES}
-    return {
-        "load": asdict(load),
-        "stages": {name: _told(timing, load) for name, timing in stages.items()},
-        "whole": _told(timings["whole"], load),
-        "watched": _told(timings["watched"], load),
-        "roofline": sum(timing.least for timing in stages.values()) / timings["whole"].least,
-        "engines": _measure_engines(bench, bench.texts(pieces), load, args.runs),
-    }
-
-
-def _measure_engines(
-    bench: Workbench, texts: Sequence[list[str]], load: Load, runs: int
-) -> dict[str, Any]:
-    """Both engines with all that we do around them, and the reference's library by itself."""
-    from tokenizers import Tokenizer as Library
-
-    vocabulary = bench.recipe.vocabulary
-    raw = Library.from_file(str(vocabulary.folder / "tokenizer.json"))
-    reference = load_tokenizer(vocabulary, certificate=None)
-    works: dict[str, Callable[[], object]] = {
-        "as a build encodes": lambda: [bench.encoder.tokenizer.encode(b) for b in texts],
-        "by the reference": lambda: [reference.encode(b) for b in texts],
-        "raw encode_batch_fast": lambda: [
-            [e.ids for e in raw.encode_batch_fast(b, add_special_tokens=False)] for b in texts
-        ],
-    }
-    for work in works.values():
-        work()
-    timings = _timings({name: partial(_seconds, work) for name, work in works.items()}, runs)
-    return {name: _told(timing, load) for name, timing in timings.items()}
-
-
-def _timings(works: dict[str, Callable[[], float]], runs: int) -> dict[str, Timing]:
-    return {name: Timing(tuple(found)) for name, found in alternate(works, runs).items()}
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _told(timing: Timing, load: Load) -> dict[str, float]:
-    median = timing.median
-    return {
-        "us_per_conversation": 1e6 * median / load.conversations,
-        "ns_per_token": 1e9 * median / load.tokens,
-        "tokens_per_second": load.tokens / median if median else 0.0,
-        "least_us": 1e6 * timing.least / load.conversations,
-        "spread": timing.spread,
-    }
-
-
-def _measure_builds(request: Request, scratch: Path, workers: int) -> dict[str, Any]:
+def _measure_builds(request: Request, scratch: Path) -> list[dict[str, Any]]:
     args = request.own
     one, output = scratch / "one.jsonl", scratch / "shards"
     material.repeat(args.input, one, 1)
 
-    def build(source: Path) -> Run:
+    def build(source: Path, workers: int) -> Run:
         shutil.rmtree(output, ignore_errors=True)
         return run(build_command(request.words, source, output, workers), output=output)
 
-    runs = alternate({"start": lambda: build(one), "whole": lambda: build(args.input)}, args.runs)
-    counts, single = (runs[name][0].told["counts"] for name in ("whole", "start"))
+    works = {
+        f"{name} {workers}": partial(build, source, workers)
+        for workers in args.workers
+        for name, source in (("start", one), ("whole", args.input))
+    }
+    runs = alternate(works, args.runs)
+    built = [_summarize(runs[f"whole {n}"], runs[f"start {n}"], n) for n in args.workers]
+    for build_ in built:
+        for of in ("tokens_per_second", "tokens_per_second_without_start"):
+            build_[f"times_{of}"] = build_[of] / built[0][of]
+    return built
 
-    def median(name: str, of: str) -> float:
-        return float(statistics.median(getattr(r, of) for r in runs[name]))
 
-    seconds, start = median("whole", "seconds"), median("start", "seconds")
-    cpu, worked = median("whole", "cpu"), median("whole", "worked")
+def _summarize(whole: Sequence[Run], start: Sequence[Run], workers: int) -> dict[str, Any]:
+    """Medians; memory is the most of all runs."""
+    counts, single = whole[0].told["counts"], start[0].told["counts"]
+
+    def median(runs: Sequence[Run], of: str) -> float:
+        return float(statistics.median(getattr(r, of) for r in runs))
+
+    tokens, seconds, worked = counts["tokens"], median(whole, "seconds"), median(whole, "worked")
+    started = median(start, "seconds")
     return {
         "workers": workers,
         "conversations": counts["conversations"],
-        "tokens": counts["tokens"],
+        "tokens": tokens,
         "seconds": seconds,
-        "seconds_of_runs": [r.seconds for r in runs["whole"]],
-        "others_cores": median("whole", "others"),
-        "tokens_per_second": counts["tokens"] / seconds,
+        "seconds_of_runs": [r.seconds for r in whole],
+        "others_cores": median(whole, "others"),
+        "tokens_per_second": tokens / seconds,
         # By difference: less the build of one conversation, which starts and ends alike.
-        "tokens_per_second_without_start": (counts["tokens"] - single["tokens"])
-        / max(seconds - start, 1e-9),
+        "tokens_per_second_without_start": (tokens - single["tokens"])
+        / max(seconds - started, 1e-9),
         # By the clock of its files: from the first shard's beginning to the last one's end.
-        "tokens_per_second_of_shards": counts["tokens"] / worked if worked else 0.0,
-        "tokens_per_cpu_second": counts["tokens"] / cpu,
-        "start_seconds": start,
-        "first_shard_begun": median("whole", "begun"),
-        "coordinator_mb": max(r.memory for r in runs["whole"]),
-        "worker_mb": max(r.child_memory for r in runs["whole"]),
+        "tokens_per_second_of_shards": tokens / worked if worked else 0.0,
+        "tokens_per_cpu_second": tokens / median(whole, "cpu"),
+        "one_conversation_seconds": started,
+        "first_shard_begun": median(whole, "begun"),
+        "coordinator_mb": max(r.memory for r in whole),
+        "worker_mb": max(r.child_memory for r in whole),
     }
 
 
@@ -186,43 +123,6 @@ def _measure_commands(runs: int) -> dict[str, float]:
     return {name: statistics.median(r.seconds for r in done) for name, done in found.items()}
 
 
-def _print_stages(report: dict[str, Any]) -> None:
-    load = report["load"]
-    print(f"{load['conversations']:,} conversations, {load['tokens']:,} tokens, in one process")
-    whole = report["watched"]["us_per_conversation"]
-    rows = [
-        (
-            name,
-            f"{t['us_per_conversation']:.1f}",
-            f"{t['ns_per_token']:.1f}",
-            f"{t['tokens_per_second']:,.0f}",
-            f"{t['least_us']:.1f}",
-            f"{t['us_per_conversation'] / whole:.0%}",
-        )
-        for name, t in (
-            *report["stages"].items(),
-            ("all, watched", report["watched"]),
-            ("all, unwatched", report["whole"]),
-        )
-    ]
-    print_table(("stage", "us/conv", "ns/token", "tokens/s", "least us", "share"), rows)
-    print(f"roofline: the stages' minima are {report['roofline']:.2f} of the whole's\n")
-
-
-def _print_engines(report: dict[str, Any]) -> None:
-    raw = report["engines"]["raw encode_batch_fast"]["tokens_per_second"]
-    rows = [
-        (
-            name,
-            f"{t['ns_per_token']:.1f}",
-            f"{t['tokens_per_second']:,.0f}",
-            f"{t['tokens_per_second'] / raw:.2f}",
-        )
-        for name, t in report["engines"].items()
-    ]
-    print_table(("encoding the same texts", "ns/token", "tokens/s", "of raw"), rows)
-
-
 def _print_builds(report: dict[str, Any]) -> None:
     rows = [
         (
@@ -230,8 +130,9 @@ def _print_builds(report: dict[str, Any]) -> None:
             f"{b['seconds']:.2f}",
             f"{b['tokens_per_second']:,.0f}",
             f"{b['tokens_per_second_without_start']:,.0f}",
+            f"{b['times_tokens_per_second_without_start']:.2f}",
             f"{b['tokens_per_cpu_second']:,.0f}",
-            f"{b['start_seconds']:.2f}",
+            f"{b['one_conversation_seconds']:.2f}",
             f"{b['first_shard_begun']:.2f}",
             f"{b['coordinator_mb']:.0f}",
             f"{b['worker_mb']:.0f}",
@@ -244,10 +145,10 @@ def _print_builds(report: dict[str, Any]) -> None:
         "seconds",
         "tokens/s",
         "less start",
+        "times",
         "per CPU s",
-        "one conv., s",
     )
-    heading += ("begun, s", "coord. MB", "worker MB", "others, cores")
+    heading += ("one conv., s", "begun, s", "coord. MB", "worker MB", "others, cores")
     if rows:
         print_table(heading, rows)
     for name, seconds in report["start"].items():

@@ -13,6 +13,7 @@ PEERS_PYTHON is one that has what they need, such as trl.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import material
-from benchmarks.answers import compare, read_answer, tell
+from benchmarks.answers import Answer, compare, read_answer, tell
 from benchmarks.contest import ROOT, Contest, enter, find_peers
 from benchmarks.flags import make_parser, read_flags
 from benchmarks.measurement import (
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         contest = enter(request, Path(folder))
         peers = find_peers(args.peers)
         report: dict[str, Any] = {"machine": machine, "input": args.input.name, "runs": args.runs}
-        answers = {peer.stem: _judge(contest, peer) for peer in peers}
+        answers = _judge(contest, peers)
         report["answers"] = answers
         able = [peer for peer in peers if "unable" not in answers[peer.stem]]
         report["programs"] = _race(contest, able)
@@ -70,26 +71,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _judge(contest: Contest, peer: Path) -> dict[str, Any]:
-    """Compares a peer's answer with ours, in its definition and in our own."""
-    own = contest.request.own
-    source, theirs = contest.scratch / "check.jsonl", contest.scratch / "theirs"
+def _judge(contest: Contest, peers: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Compares each peer's answer with ours, in its definition and in our own."""
+    own, theirs, built = contest.request.own, contest.scratch / "theirs", dict[Any, Answer]()
+    source, output = contest.scratch / "check.jsonl", contest.scratch / "ours"
     material.repeat(own.input, source, min(own.check, material.count(own.input)))
-    told = contest.try_peer(peer, source, theirs)
-    if "unable" in told:
-        print(f"{peer.stem}: left out: {told['unable']}\n", flush=True)
-        return told
-    contest.build(source, contest.scratch / "alike", like=told["like"])
-    contest.build(source, contest.scratch / "ours")
     tokens = _tokens(contest.tokenizer)
-    found = {
-        name: compare(read_answer(contest.scratch / name), read_answer(theirs))
-        for name in ("alike", "ours")
-    }
-    texts = {name: tell(difference, tokens) for name, difference in found.items()}
-    print(f"{peer.stem}, ours with {' '.join(told['like'])}: {texts['alike']}")
-    print(f"{peer.stem}, ours as asked: {texts['ours']}\n", flush=True)
-    return {"like": told["like"], "equal": found["alike"].none, **texts}
+
+    def answer(like: Sequence[str] | None) -> Answer:
+        key = None if like is None else tuple(like)
+        if key not in built:
+            contest.build(source, output, like=like)
+            built[key] = read_answer(output)
+        return built[key]
+
+    answers: dict[str, dict[str, Any]] = {}
+    for peer in peers:
+        told = answers[peer.stem] = contest.try_peer(peer, source, theirs)
+        if "unable" in told:
+            print(f"{peer.stem}: left out: {told['unable']}\n", flush=True)
+            continue
+        found = read_answer(theirs)
+        alike, asked = compare(answer(told["like"]), found), compare(answer(None), found)
+        told |= {"equal": alike.none, "alike": tell(alike, tokens), "ours": tell(asked, tokens)}
+        print(f"{peer.stem}, ours with {' '.join(told['like']) or 'no rules'}: {told['alike']}")
+        print(f"{peer.stem}, ours as asked: {told['ours']}\n", flush=True)
+    return answers
 
 
 def _tokens(folder: Path) -> dict[int, str]:
@@ -121,7 +128,7 @@ def _summarize(runs: Sequence[Run], tokens: int) -> dict[str, Any]:
         return float(statistics.median(values))
 
     seconds = median([r.seconds for r in runs])
-    without = median([_without_imports(r.told) for r in runs])
+    without = median([_without_imports(r) for r in runs])
     return {
         "seconds": seconds,
         "seconds_of_runs": [r.seconds for r in runs],
@@ -135,11 +142,12 @@ def _summarize(runs: Sequence[Run], tokens: int) -> dict[str, Any]:
     }
 
 
-def _without_imports(told: Mapping[str, Any]) -> float:
+def _without_imports(run: Run) -> float:
     """A build's own count of seconds begins after its imports, but holds its worker's start."""
-    if "phases" not in told:
-        return float(told["seconds"])
-    return float(sum(s for name, s in told["phases"].items() if name != "imports"))
+    if "seconds" in run.told:
+        return float(run.told["seconds"])
+    imports = run.told["phases"].get("imports", 0.0)
+    return math.fsum(run.told["phases"].values()) - imports or run.seconds
 
 
 def _print_programs(programs: Mapping[str, Mapping[str, Any]]) -> None:

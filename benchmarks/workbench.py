@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.measurement import Load
+from benchmarks.measurement import Load, load_of
 from pipeline import batch
 from pipeline.batch import Encoder
 from pipeline.building import make_encoder
@@ -105,7 +106,7 @@ class Workbench:
     def work(self, pieces: Sequence[Piece], watch: Stopwatch | None = None) -> Load:
         """From pieces to one shard, as a task does it without its sidecar; *watch* sees stages."""
         watch = watch or Stopwatch()
-        load = Load(0, 0)
+        counts: Counter[str] = Counter()
         path = self.scratch / "shard.parquet"
         with (
             watch.running("write"),
@@ -117,11 +118,8 @@ class Workbench:
                     encoded = self.encoder.encode(records)
                 with watch.running("write"):
                     shard.write(encoded.rows)
-                counts = encoded.counts
-                load = Load(
-                    load.conversations + counts["conversations"], load.tokens + counts["tokens"]
-                )
-        return load
+                counts.update(encoded.counts)
+        return load_of(counts)
 
     def work_by_stages(self, pieces: Sequence[Piece]) -> dict[str, float]:
         """The seconds of each stage."""

@@ -5,7 +5,7 @@ What the template's generation tags enclose trains; no rules.
 
 from __future__ import annotations
 
-from benchmarks.peers.phases import Phases, give_up, read_arguments, require_tags  # isort: skip
+from benchmarks.peers.phases import LIKE, Phases, give_up, read_arguments, require_tags  # isort: skip
 
 from typing import Any
 
@@ -29,6 +29,7 @@ def main() -> None:
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         found = tokenizer.apply_chat_template(
             record["messages"],
+            tools=record.get("tools"),
             chat_template=template,
             tokenize=True,
             return_dict=True,
@@ -40,7 +41,7 @@ def main() -> None:
     phases.end("work")
     encoded.save_to_disk(arguments.output)
     phases.end("save")
-    phases.tell(like=["--train-trailing"])
+    phases.tell(like=LIKE)
 
 
 if __name__ == "__main__":

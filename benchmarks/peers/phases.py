@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import NoReturn
 
 UNABLE = 3  # the exit code of a peer that cannot run here
+# What others do who render whole texts: white space after a stop token trains if their mask has it,
+# and a message that spells a control token gives that token.
+LIKE = ["--train-trailing", "--control-tokens", "allow"]
 
 
 class Phases:

@@ -6,7 +6,7 @@ token; an empty think block does not.
 
 from __future__ import annotations
 
-from benchmarks.peers.phases import Phases, give_up, read_arguments  # isort: skip
+from benchmarks.peers.phases import LIKE, Phases, give_up, read_arguments  # isort: skip
 
 import json
 import re
@@ -51,7 +51,7 @@ def main() -> None:
         pq.ParquetWriter(path, schema, compression="zstd") as file,
     ):
         while batch := [loads(line) for line in islice(lines, _BATCH)]:
-            texts = [render(messages=record["messages"]) for record in batch]
+            texts = [render(messages=r["messages"], tools=_tools(r)) for r in batch]
             encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
             weights = [
                 _weigh(e.offsets, [*_trained(text)])
@@ -63,7 +63,13 @@ def main() -> None:
             ]
             file.write_table(pa.Table.from_arrays(columns, schema=schema))
     phases.end("work")
-    phases.tell(like=["--rules", "ignore_empty_think", "--train-trailing"])
+    phases.tell(like=["--rules", "ignore_empty_think", *LIKE])
+
+
+def _tools(record: dict[str, Any]) -> Any:
+    """Some files hold them as JSON in a string."""
+    tools = record.get("tools")
+    return loads(tools) if isinstance(tools, str) else tools
 
 
 def _compile(source: str) -> Callable[..., str]:

@@ -6,7 +6,7 @@ trains; no rules.
 
 from __future__ import annotations
 
-from benchmarks.peers.phases import Phases, give_up, read_arguments, require_tags  # isort: skip
+from benchmarks.peers.phases import LIKE, Phases, give_up, read_arguments, require_tags  # isort: skip
 
 try:
     import torch
@@ -56,7 +56,7 @@ def main() -> None:
     kept = [name for name in _KEPT if name in prepared.column_names]
     prepared.select_columns(kept).save_to_disk(arguments.output)
     phases.end("save")
-    phases.tell(like=["--train-trailing"])
+    phases.tell(like=LIKE)
 
 
 if __name__ == "__main__":
