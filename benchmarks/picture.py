@@ -69,7 +69,7 @@ def draw_bars(path: Path, bars: Mapping[str, float], *, title: str, unit: str, n
 def draw_lines(
     path: Path, lines: Mapping[str, Series], *, title: str, unit: str, note: str
 ) -> None:
-    """Points of each name's ``x`` and ``y``, joined, from 0 up; the names tell what ``x`` counts."""
+    """Points of each name's ``x`` and ``y``, joined, from 0 up; names tell what ``x`` counts."""
     with _figure(path, title, note, (7.0, 4.0)) as axes:
         for (name, points), marker in zip(lines.items(), "os^Dv", strict=False):
             axes.plot(points["x"], points["y"], marker=marker, label=name)

@@ -202,7 +202,7 @@ def _plot(path: Path, report: dict[str, Any]) -> None:
         }
         for name, axis in report["axes"].items()
     }
-    title = f"Speed by what varies, each over the same text ({report['input']})"
+    title = f"Speed by what alone varies ({report['input']})"
     unit, note = "million tokens/s", machine_line(report["machine"])
     draw_lines(path, lines, title=title, unit=unit, note=note)
 
