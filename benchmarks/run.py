@@ -23,6 +23,7 @@ from benchmarks.flags import Request, make_parser, read_flags
 from benchmarks.measurement import (
     alternate,
     describe_machine,
+    is_quiet,
     machine_line,
     print_table,
     write_json,
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report["builds"] = _measure_builds(request, scratch)
         report["start"] = _measure_commands(args.runs)
     _print_builds(report)
+    report["quiet"] = is_quiet([b["others_cores"] for b in report["builds"]])
     write_json(args.json, report)
     if args.plot:
         _plot(args.plot, report)

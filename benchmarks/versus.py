@@ -29,6 +29,7 @@ from benchmarks.flags import make_parser, read_flags
 from benchmarks.measurement import (
     alternate,
     describe_machine,
+    is_quiet,
     machine_line,
     print_table,
     write_json,
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         able = [peer for peer in peers if "unable" not in answers[peer.stem]]
         report["programs"] = _race(contest, able)
     _print_programs(report["programs"])
+    report["quiet"] = is_quiet([p["others_cores"] for p in report["programs"].values()])
     write_json(args.json, report)
     if args.plot:
         _plot(args.plot, report)

@@ -23,7 +23,7 @@ from benchmarks import material, run, scaling, versus, workbench
 from benchmarks.answers import Answer, Difference, compare, read_answer
 from benchmarks.flags import make_parser, read_flags
 from benchmarks.line import Point, fit
-from benchmarks.measurement import Timing, alternate, spread_of
+from benchmarks.measurement import Timing, alternate, is_quiet, spread_of
 from benchmarks.process import build_command
 from benchmarks.process import run as run_command
 from pipeline.errors import ConfigurationError, InputError
@@ -51,6 +51,14 @@ def test_a_timing_tells_the_median_the_least_and_how_far_runs_lie_apart() -> Non
     timing = Timing((3.0, 1.0, 2.0))
     assert (timing.median, timing.least, timing.spread) == (2.0, 1.0, 1.0)
     assert spread_of([2.0, 3.0, 2.5]) == 0.5
+
+
+def test_a_machine_whose_others_work_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_quiet([0.0, 0.1])
+    assert is_quiet([])
+    assert not capsys.readouterr().out
+    assert not is_quiet([0.1, 1.5])
+    assert "up to 1.5 cores; compare CPU seconds" in capsys.readouterr().out
 
 
 def test_a_file_is_taken_again_until_there_are_enough_conversations(tmp_path: Path) -> None:
