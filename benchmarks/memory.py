@@ -10,20 +10,15 @@ run takes over a tenth more than that of the first.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.soak import children_of
-from pipeline.source.spool import chunks, sniff
+from benchmarks.material import count, repeat
+from benchmarks.process import build_command, run
 
-_POLL = 0.1  # seconds
 _ALLOWED = 1.1
 
 
@@ -47,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(argv)
     peaks: list[Peak] = []
+    conversations = count(args.input)
     for times in args.times:
         with tempfile.TemporaryDirectory(prefix="memory-") as folder:
             source = Path(folder) / "input.jsonl"
-            _repeat(args.input, source, times)
+            repeat(args.input, source, times * conversations)
             peak = measure(source, args.tokenizer, Path(folder) / "shards", args.workers)
         peaks.append(peak)
         print(
@@ -63,41 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(last > _ALLOWED * first)
 
 
-def _repeat(source: Path, target: Path, times: int) -> None:
-    content = sniff(source, name=source.name, label=str(source))
-    with target.open("wb") as file:
-        for _ in range(times):
-            file.writelines(chunks(source, content.codec, label=str(source)))
-
-
 def measure(source: Path, tokenizer: str, output: Path, workers: int) -> Peak:
     """One build in processes of its own."""
-    words = ["--input", str(source), "--tokenizer", tokenizer, "--output", str(output), "--json"]
-    words += ["--rules", "ignore_empty_think", "--workers", str(workers)]
-    started = time.monotonic()
-    run = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.build", *words], stdout=subprocess.PIPE, text=True
+    recipe = ["--tokenizer", tokenizer, "--rules", "ignore_empty_think"]
+    done = run(build_command(recipe, source, output, workers))
+    counts = done.told["counts"]
+    return Peak(
+        counts["conversations"], counts["tokens"], done.memory, done.child_memory, done.seconds
     )
-    coordinator = worker = 0.0
-    while run.poll() is None:
-        coordinator = max(coordinator, _peak(run.pid))
-        worker = max([worker, *map(_peak, children_of(run.pid))])
-        time.sleep(_POLL)
-    told = json.loads(run.communicate()[0])
-    if run.returncode:
-        raise SystemExit(f"the build ended with {run.returncode}")
-    counts = told["counts"]
-    seconds = time.monotonic() - started
-    return Peak(counts["conversations"], counts["tokens"], coordinator, worker, seconds)
-
-
-def _peak(process: int) -> float:
-    """MB; 0 for one that has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
 
 
 if __name__ == "__main__":

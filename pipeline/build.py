@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the records was rejected."""
     args = _parser().parse_args(argv)
     flags.needs_tokenizer(args.input, args.tokenizer)
-    with Crew(args.workers, "pipeline.building") as crew:
+    from pipeline.tokens.fast import look_ahead
+
+    with Crew(args.workers, "pipeline.building", look_ahead(args.tokenizer)) as crew:
         # Here, not above: workers load the same meanwhile, and --help needs none of it.
         from pipeline.dataset import build_dataset
         from pipeline.progress import Progress

@@ -1,10 +1,10 @@
-"""The job of a build: tasks of records to shards of rows."""
+"""What the workers of a build do: tasks of records to shards of rows."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,36 +16,37 @@ from pipeline.rows import EncodedBatch
 from pipeline.source import Record, read_together
 from pipeline.task import Complete, Progress, TaskDone, complete
 from pipeline.template import Template
-from pipeline.tokens.tokenizer import Certificate, load_tokenizer
+from pipeline.tokens.fast import Loading
+from pipeline.tokens.tokenizer import load_tokenizer
+from pipeline.tokens.trust import Certificate
 
 
-@dataclass(frozen=True, slots=True)
-class BuildJob:
-    """Shards from conversations."""
+def begin(
+    recipe: Recipe,
+    certificate: Certificate,
+    loading: Loading | None,
+    *,
+    output: Path,
+    fingerprint: str,
+) -> Complete:
+    """Loads the tokenizer and the templates; what makes one shard after another."""
+    encoder = make_encoder(recipe, certificate, loading)
+    encoder.tokenizer.load()
 
-    recipe: Recipe
-    certificate: Certificate
-    output: Path
-    fingerprint: str
+    def build(order: Order, watch: Watch, progress: Progress) -> TaskDone | None:
+        if order.only is not None:
+            try_rows(order.task, order.only, encoder, watch)
+            return None
+        return complete(
+            order.task,
+            encode_task(order, encoder, watch),
+            output=output,
+            form=recipe.form,
+            fingerprint=fingerprint,
+            progress=progress,
+        )
 
-    def begin(self) -> Complete:
-        """Loads the tokenizer and the templates."""
-        encoder = make_encoder(self.recipe, self.certificate)
-
-        def build(order: Order, watch: Watch, progress: Progress) -> TaskDone | None:
-            if order.only is not None:
-                try_rows(order.task, order.only, encoder, watch)
-                return None
-            return complete(
-                order.task,
-                encode_task(order, encoder, watch),
-                output=self.output,
-                form=self.recipe.form,
-                fingerprint=self.fingerprint,
-                progress=progress,
-            )
-
-        return build
+    return build
 
 
 def encode_task(order: Order, encoder: Encoder, watch: Watch) -> Iterator[EncodedBatch]:
@@ -82,8 +83,13 @@ def _batches(task: Task) -> Iterator[tuple[int, list[Record]]]:
         first += len(records)
 
 
-def make_encoder(recipe: Recipe, certificate: Certificate | None = None) -> Encoder:
-    """Loads the tokenizer and compiles the templates; no certificate, the reference engine."""
+def make_encoder(
+    recipe: Recipe, certificate: Certificate | None = None, loading: Loading | None = None
+) -> Encoder:
+    """Loads the tokenizer and compiles the templates; no certificate, the reference engine.
+
+    *loading* may have begun with the tokenizer.
+    """
     templates = {
         name: Template(
             text,
@@ -94,7 +100,7 @@ def make_encoder(recipe: Recipe, certificate: Certificate | None = None) -> Enco
         for name, text in recipe.templates.items()
     }
     return Encoder(
-        load_tokenizer(recipe.vocabulary, certificate=certificate),
+        load_tokenizer(recipe.vocabulary, certificate=certificate, loading=loading),
         templates["default"],
         recipe.rules,
         tool_template=templates.get("tool_use"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline import cli, flags
 from pipeline.errors import ConfigurationError
-from pipeline.tokens.certificate import certificate_key, examine, read_shipped, write_shipped
-from pipeline.tokens.tokenizer import Certificate
+from pipeline.tokens.certificate import examine, write_shipped
+from pipeline.tokens.trust import Certificate, certificate_key, read_shipped
 from pipeline.tokens.vocabulary import read_vocabulary
 
 

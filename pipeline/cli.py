@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import io
@@ -61,8 +62,10 @@ def leave(main: Main) -> NoReturn:
     code = run(main, None)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what has been told is what happens
+    atexit._run_exitfuncs()
     _give_up_unwritten()
-    sys.exit(code)
+    # Not sys.exit: all is done, and to take numpy and Arrow apart is 45 ms more.
+    os._exit(code)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as signal asks

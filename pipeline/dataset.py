@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.building import BuildJob
 from pipeline.built import Built, Losses, progress_of, tell_kept, timed
 from pipeline.engine import local
 from pipeline.engine.crew import Crew, hire
 from pipeline.errors import EngineMismatch, InputError
+from pipeline.job import ROOM, BuildJob
 from pipeline.lock import locked
 from pipeline.manifest import make_manifest
 from pipeline.order import Step
@@ -34,7 +34,7 @@ from pipeline.rejection import require_own, require_rejects, require_unwritten
 from pipeline.source import survey
 from pipeline.task import TaskDone
 from pipeline.tokens.certificate import distrust, find_certificate
-from pipeline.tokens.tokenizer import Certificate
+from pipeline.tokens.trust import Certificate
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def build_dataset(
         if not overwrite:
             require_own(rejects, output)
 
-    with locked(output), unpacking(output) as spool, hire(workers, BuildJob.__module__) as crew:
+    with locked(output), unpacking(output) as spool, hire(workers, ROOM) as crew:
         with progress.stage("reading the inputs", unit=BYTES) as tell:
             sources = survey(
                 inputs,

@@ -96,7 +96,7 @@ class ReweightJob:
     output: Path
     fingerprint: str
 
-    def begin(self) -> Complete:
+    def begin(self, ahead: object = None) -> Complete:  # noqa: ARG002 - nothing is loaded ahead
         """What does one task after another."""
         # Here: the coordinator, which sends this, needs neither numpy nor Arrow.
         from pipeline.reweighing import begin

@@ -20,11 +20,22 @@ Progress = Callable[[Step], None]
 Complete = Callable[[Order, Watch, Progress], "TaskDone | None"]
 
 
+class Ahead(Protocol):
+    """What workers begin to load before their job is known; picklable."""
+
+    def begin(self) -> object:
+        """Begins, in a thread of its own; what it gives is for `Job.begin`."""
+        ...
+
+
 class Job(Protocol):
     """What the tasks of one run share; picklable, sent to each worker once."""
 
-    def begin(self) -> Complete:
-        """What does one task after another; a worker calls it once, to load what takes long."""
+    def begin(self, ahead: object = None) -> Complete:
+        """What does one task after another; a worker calls it once, to load what takes long.
+
+        *ahead* is what its `Ahead` has begun, if there was one.
+        """
         ...
 
 

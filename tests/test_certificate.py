@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from pipeline import certify
-from pipeline.tokens import certificate, trial
-from pipeline.tokens.certificate import SHIPPED, Certificate, examine, read_shipped
+from pipeline.tokens import certificate, trial, trust
+from pipeline.tokens.certificate import examine
 from pipeline.tokens.encoded import Int32, Int64
-from pipeline.tokens.tokenizer import EngineName, engine_versions, load_tokenizer
+from pipeline.tokens.tokenizer import load_tokenizer
+from pipeline.tokens.trust import (
+    SHIPPED,
+    Certificate,
+    EngineName,
+    engine_versions,
+    read_shipped,
+)
 from pipeline.tokens.vocabulary import Vocabulary, read_vocabulary
 from tests import vocabularies
 
@@ -220,9 +227,9 @@ def test_another_tokenizer_version_or_set_is_another_key(
         vocabulary = read_vocabulary(vocabularies.write(tmp_path / "u", vocabularies.stripping()))
     elif part == "versions":
         versions = {"fastokens": "9", "tokenizers": "0.23.1"}
-        monkeypatch.setattr(certificate, "engine_versions", lambda: versions)
+        monkeypatch.setattr(trust, "engine_versions", lambda: versions)
     else:
-        monkeypatch.setattr(certificate, "SET", trial.SET + 1)
+        monkeypatch.setattr(trust, "SET", trust.SET + 1)
     certificate.find_certificate(vocabulary, cache=tmp_path / "c")
     assert len(runs) == 2
 
@@ -242,8 +249,8 @@ def test_the_shipped_list_is_asked_before_a_run(
     vocabulary: Vocabulary, runs: list[Vocabulary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = certificate.examine(vocabulary)
-    certificate.write_shipped({certificate.certificate_key(known): known}, tmp_path / "list.json")
-    monkeypatch.setattr(certificate, "SHIPPED", tmp_path / "list.json")
+    certificate.write_shipped({trust.certificate_key(known): known}, tmp_path / "list.json")
+    monkeypatch.setattr(trust, "SHIPPED", tmp_path / "list.json")
     assert certificate.find_certificate(vocabulary, cache=tmp_path / "c") == known
     assert len(runs) == 1
 
@@ -262,7 +269,7 @@ def test_the_command_writes_the_list(
         assert certify.main([*folders, "--write", str(target)]) == 0
     shipped = read_shipped(target)
     assert sorted(c.engine for c in shipped.values()) == ["fast", "reference"]
-    assert all(certificate.certificate_key(c) == key for key, c in shipped.items())
+    assert all(trust.certificate_key(c) == key for key, c in shipped.items())
     assert target.read_bytes().endswith(b"}\n")
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{vocabulary.folder}: fast (equal ids); ")
@@ -272,7 +279,7 @@ def test_the_command_writes_the_list(
 def test_the_shipped_list_is_of_this_set_and_quotes_no_text() -> None:
     """A key that does not fit means: run `python -m pipeline.certify --write` again."""
     for key, known in read_shipped(SHIPPED).items():
-        assert certificate.certificate_key(known) == key
+        assert trust.certificate_key(known) == key
         assert known.engine == "reference" or known.reason.startswith("equal ids")
 
 

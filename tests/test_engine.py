@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine import local
+from pipeline.engine import labour, local
 from pipeline.engine.attempt import Attempt, Failure
 from pipeline.engine.crew import Crew
+from pipeline.engine.labour import Teller
 from pipeline.errors import BuildError, InputError
 from pipeline.order import Order, Rows, Step, Watch
 from pipeline.plan import Task
@@ -37,7 +41,7 @@ class PretendedJob:
     slow: tuple[int, int] = (-1, -1)
     chance: tuple[str, int, int] = ("", 0, 0)
 
-    def begin(self) -> Complete:
+    def begin(self, ahead: object = None) -> Complete:  # noqa: ARG002
         return self._complete
 
     def _complete(self, order: Order, watch: Watch, progress: Progress) -> TaskDone | None:
@@ -183,6 +187,65 @@ def test_no_worker_outlives_its_crew() -> None:
 
     run(PretendedJob(), 1, workers=3)
     assert not active_children()
+
+
+class Cycle:
+    """Refers to itself, as what only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@dataclass(frozen=True)
+class LitteringJob:
+    """Each batch leaves a cycle; a task counts the most that lived at once, and what came ahead."""
+
+    def begin(self, ahead: object = None) -> Complete:
+        def complete(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001
+            left: weakref.WeakSet[Cycle] = weakref.WeakSet()
+            most = 0
+            for _ in range(50):
+                left.add(Cycle())
+                most = max(most, len(left))
+                progress(Step(1))
+            counts = {"most": most, "ahead": ahead}
+            return TaskDone(order.task.index, "", 0, 0, "", "", counts, "")
+
+        return complete
+
+
+@dataclass(frozen=True)
+class Headstart:
+    def begin(self) -> object:
+        return f"begun in {os.getpid()}"
+
+
+def test_what_batches_leave_is_collected_and_what_was_begun_ahead_arrives() -> None:
+    with Crew(1, "pipeline.task", Headstart()) as crew:
+        (worker,) = crew._idle
+        (done,) = local.run(tasks(1), LitteringJob(), crew=crew, progress=lambda _: None)
+    assert done.counts["most"] < 10
+    assert done.counts["ahead"] == f"begun in {worker.process.pid}"
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(0, 9))))
+def test_a_teller_loses_nothing_and_sends_at_most_once_in_its_pause(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    sent: list[tuple[float, Step]] = []
+    clock = SimpleNamespace(now=100.0)
+    pipe: Any = SimpleNamespace(send=lambda step: sent.append((clock.now, step)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labour, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        teller = Teller(pipe, pause=1.0)
+        for wait, records, tokens in steps:
+            clock.now += wait / 4  # a sum without rounding
+            teller(Step(records, tokens))
+        assert all(after - before >= 1 for (before, _), (after, _) in pairwise(sent))
+        assert bool(sent) == bool(steps)  # the first at once
+        teller.flush()
+    assert sum(step.records for _, step in sent) == sum(records for _, records, _ in steps)
+    assert sum(step.tokens for _, step in sent) == sum(tokens for _, _, tokens in steps)
 
 
 def search(deadly: set[int], at: Rows, *, hung: bool = False) -> tuple[list[int], int]:

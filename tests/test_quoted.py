@@ -23,7 +23,8 @@ from pipeline.errors import RecordError
 from pipeline.spans import Span
 from pipeline.tokens.encoded import Encoded
 from pipeline.tokens.faults import EncodeFailure
-from pipeline.tokens.tokenizer import EngineName, Tokenizer, load_tokenizer
+from pipeline.tokens.tokenizer import Tokenizer, load_tokenizer
+from pipeline.tokens.trust import EngineName
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
 from tests.test_tokens import row_ends

@@ -34,7 +34,7 @@ from pipeline.scales import Scale, cut_regions, restore_scales
 from pipeline.source import read
 from pipeline.source.record import Piece, Record
 from pipeline.spans import Span
-from pipeline.tokens.tokenizer import Certificate, engine_versions
+from pipeline.tokens.trust import Certificate, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"

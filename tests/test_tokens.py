@@ -16,18 +16,16 @@ from tokenizers import processors
 
 from pipeline.errors import EngineMismatch, TokenizerError
 from pipeline.tokens.encoded import Encoded, Int32, Int64
+from pipeline.tokens.fast import FastEngine
 from pipeline.tokens.faults import EncodeFailure
 from pipeline.tokens.tokenizer import (
     SAMPLE,
-    Certificate,
-    EngineName,
-    FastEngine,
     ReferenceEngine,
     Tokenizer,
-    engine_versions,
     load_tokenizer,
     read_tokenizer,
 )
+from pipeline.tokens.trust import Certificate, EngineName, engine_versions
 from pipeline.tokens.vocabulary import Vocabulary, read_vocabulary
 from tests import vocabularies
 

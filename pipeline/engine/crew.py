@@ -12,11 +12,13 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from ctypes import c_int64
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.order import Cells
-    from pipeline.task import Job
+    from pipeline.task import Ahead, Job
 
 CELLS = 3  # of a worker's `Watch`
 _EARLY = 8  # a short run needs no more, and a long one does not notice when the others come
@@ -44,15 +46,16 @@ class Worker:
 class Crew:
     """At most *size* workers, a context: at its end none of them lives.
 
-    *room* is the module of the jobs that they will be given: they import it before.
+    *room* is the module of the jobs that they will be given: they import it before. What *ahead*
+    loads, if given, they begin with even before that.
     """
 
-    def __init__(self, size: int, room: str) -> None:
-        self.size, self._room = size, room
+    def __init__(self, size: int, room: str, ahead: Ahead | None = None) -> None:
+        self.size, self._room, self._ahead = size, room, ahead
         self._idle: list[Worker] = []
 
     def __enter__(self) -> Crew:
-        self._idle = [_start(self._room) for _ in range(min(self.size, _EARLY))]
+        self._idle = [self._start() for _ in range(min(self.size, _EARLY))]
         return self
 
     def __exit__(
@@ -61,18 +64,23 @@ class Crew:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for worker in self._idle:  # all at once: to give its memory back takes each 20 ms
+            worker.process.kill()
         while self._idle:
             self.dismiss(self._idle.pop())
 
     def take(self, job: Job) -> Worker:
         """A worker that has *job* or is loading it."""
         # The last that came back: it has loaded the job.
-        worker = self._idle.pop() if self._idle else _start(self._room)
+        worker = self._idle.pop() if self._idle else self._start()
         if worker.job is not job:
             worker.job = job
             with contextlib.suppress(BrokenPipeError):  # a dead worker is told by its own pipe
                 worker.pipe.send(job)
         return worker
+
+    def _start(self) -> Worker:
+        return _start(self._room, self._ahead)
 
     def give_back(self, worker: Worker) -> None:
         """It has done what it was told and can do more."""
@@ -103,12 +111,12 @@ def cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _start(room: str) -> Worker:
+def _start(room: str, ahead: Ahead | None) -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     cells = RawArray(c_int64, CELLS)
     cells[CELLS - 1] = -1  # at no record
-    process = context.Process(target=_live, args=(theirs, cells, room), daemon=True)
+    process = context.Process(target=_live, args=(theirs, cells, room, ahead), daemon=True)
     with _deaf():
         process.start()
     theirs.close()  # else the coordinator would hold the pipe of a dead worker open
@@ -131,23 +139,34 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _live(pipe: Connection, cells: Cells, room: str) -> None:
+def _live(pipe: Connection, cells: Cells, room: str, ahead: Ahead | None) -> None:
     """The life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow, daemon=True).start()
+    sys.meta_path.insert(0, _WithoutPandas())
     # Before the engines are imported: the processes are the parallelism.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.environ["FASTOKENS_BPE_THREADS"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    # Here, not above: the coordinator does not wait for it. What is imported stays.
+    # What is imported and loaded stays.
     gc.disable()
+    begun = None if ahead is None else ahead.begin()
+    # Here, not above: the coordinator does not wait for it.
     from pipeline.engine.labour import labour
 
     import_module(room)
     gc.enable()
-    labour(pipe, cells)
+    labour(pipe, cells, begun)
+
+
+class _WithoutPandas(MetaPathFinder):
+    """pyarrow imports pandas, where that is installed, when it makes an array of a list: 0.12 s."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - as importlib asks
+        if name == "pandas":
+            raise ModuleNotFoundError("workers have no use for pandas", name=name)
 
 
 def _follow() -> None:

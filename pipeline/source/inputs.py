@@ -15,7 +15,6 @@ from pathlib import Path, PurePath
 
 from pipeline.errors import InputError
 from pipeline.files import WORK
-from pipeline.source.hub import fetch_dataset
 from pipeline.source.saved import fault, saved_files
 from pipeline.source.spool import CHUNK, kept
 from pipeline.terminal import printable
@@ -108,6 +107,8 @@ def _find(word: str) -> list[Input]:
 
 
 def _dataset(word: str) -> list[Input]:
+    from pipeline.source.hub import fetch_dataset  # Arrow and a client, which files do without
+
     got = fetch_dataset(word)
     parts = tuple(word.split("/"))
     if callable(got):

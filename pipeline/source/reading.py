@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pipeline.errors import InputError
-from pipeline.source.columns import cut as cut_columns
-from pipeline.source.columns import read as read_columns
 from pipeline.source.elements import split_array, split_values
 from pipeline.source.inputs import Input, resolve
 from pipeline.source.lines import cut as cut_lines
@@ -146,7 +144,9 @@ def _cut_columns(
         pass
     opened = Piece(item.name, os.fspath(path), content.layout, 0, 0, 0, 0, 0)
     spooled = target.with_suffix(".stream")
-    return cut_columns(opened, target=spooled, label=item.label, **limits)
+    from pipeline.source.columns import cut  # Arrow, which lines do without
+
+    return cut(opened, target=spooled, label=item.label, **limits)
 
 
 def read(
@@ -158,7 +158,9 @@ def read(
     has changed since the survey, told by its size and time of change, or is damaged; a bad record
     raises only in ``decode``.
     """
-    form = read_columns if piece.form in ("parquet", "arrow") else read_lines
+    form = read_lines
+    if piece.form in ("parquet", "arrow"):
+        from pipeline.source.columns import read as form  # as above
     try:
         if piece.stamp not in (None, _stamp(piece.path)):
             raise _changed(piece.source)

@@ -7,7 +7,6 @@ made by running both engines on the fixed set of ``pipeline.tokens.trial`` (some
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import tempfile
@@ -17,23 +16,18 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import TokenizerError
-from pipeline.tokens.offsets import read_model, sample_words
-from pipeline.tokens.tokenizer import (
+from pipeline.tokens.trust import (
     Certificate,
-    FastEngine,
-    ReferenceEngine,
-    build_engine,
+    certificate_file,
     engine_versions,
-    read_tokenizer,
+    known_certificate,
 )
-from pipeline.tokens.trial import SET, compare
 from pipeline.tokens.vocabulary import TOKENIZER, Vocabulary, read_definition
 
 __all__ = ["Certificate", "distrust", "examine", "find_certificate"]
 
 _LOG = logging.getLogger(__name__)
 _WORDS = 5000
-SHIPPED = Path(__file__).parent.parent / "bundled" / "certificates.json"
 
 
 def find_certificate(vocabulary: Vocabulary, *, cache: Path | None = None) -> Certificate:
@@ -42,10 +36,10 @@ def find_certificate(vocabulary: Vocabulary, *, cache: Path | None = None) -> Ce
     *cache* defaults to ``$XDG_CACHE_HOME/weighted-shards/certificates``. An entry that cannot be
     read is made anew, a folder that cannot be written is done without.
     """
-    path = _entry(vocabulary, cache)
-    found = _read(path, vocabulary) or read_shipped(SHIPPED).get(path.stem)
+    digest = vocabulary.digests[TOKENIZER]
+    found = known_certificate(digest, cache=cache)
     if found is None:
-        found = _keep(examine(vocabulary), path)
+        found = _keep(examine(vocabulary), certificate_file(digest, cache=cache))
         _LOG.info("%s: new here, so both engines were tried: %s", vocabulary.name, found.reason)
     return found
 
@@ -53,11 +47,17 @@ def find_certificate(vocabulary: Vocabulary, *, cache: Path | None = None) -> Ce
 def distrust(vocabulary: Vocabulary, reason: str, *, cache: Path | None = None) -> Certificate:
     """Withdraw trust, after an EngineMismatch: from now on the reference encodes."""
     certificate = _rejected(vocabulary, reason, code_points=(), strings=0)
-    return _keep(certificate, _entry(vocabulary, cache))
+    return _keep(certificate, certificate_file(certificate.tokenizer, cache=cache))
 
 
 def examine(vocabulary: Vocabulary) -> Certificate:
     """Compare both engines now; a fast one that differs or does not load is rejected, no error."""
+    # Here: a build whose certificate is known loads no engine, nor numpy, to find it.
+    from pipeline.tokens.fast import FastEngine
+    from pipeline.tokens.offsets import read_model, sample_words
+    from pipeline.tokens.tokenizer import ReferenceEngine, build_engine, read_tokenizer
+    from pipeline.tokens.trial import compare
+
     raw, place = read_tokenizer(vocabulary), vocabulary.folder / TOKENIZER
     definition = read_definition(raw, place)
     reference = build_engine(ReferenceEngine, raw, place)
@@ -86,23 +86,6 @@ def examine(vocabulary: Vocabulary) -> Certificate:
     )
 
 
-def certificate_key(certificate: Certificate) -> str:
-    """sha256 of all that a certificate depends on: a tokenizer, two versions, the set's version."""
-    return _key(certificate.tokenizer, certificate.versions)
-
-
-def read_shipped(path: Path) -> dict[str, Certificate]:
-    """The list of known certificates by key; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Certificate])
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise TokenizerError(
-            f"{path}: not a list of certificates: {error}; name another file"
-        ) from error
-
-
 def write_shipped(certificates: Mapping[str, Certificate], path: Path) -> None:
     """Write the list of `read_shipped`, in a stable order."""
     ordered = dict(sorted(certificates.items()))
@@ -120,28 +103,6 @@ def _rejected(
         tokenizer=vocabulary.digests[TOKENIZER],
         versions=engine_versions(),
     )
-
-
-def _key(tokenizer: str, versions: Mapping[str, str]) -> str:
-    parts = [tokenizer, *(f"{name}=={version}" for name, version in sorted(versions.items()))]
-    return hashlib.sha256("\n".join([*parts, f"set {SET}"]).encode()).hexdigest()
-
-
-def _entry(vocabulary: Vocabulary, cache: Path | None) -> Path:
-    if cache is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path's raises for a user without a home
-        if home.startswith("~"):
-            home = os.devnull  # a folder that cannot be is done without
-        cache = Path(home) / "weighted-shards" / "certificates"
-    return cache / f"{_key(vocabulary.digests[TOKENIZER], engine_versions())}.json"
-
-
-def _read(path: Path, vocabulary: Vocabulary) -> Certificate | None:
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Certificate)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError):
-        return None
-    return found if found.tokenizer == vocabulary.digests[TOKENIZER] else None
 
 
 def _keep(certificate: Certificate, path: Path) -> Certificate:

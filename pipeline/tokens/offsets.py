@@ -45,12 +45,18 @@ class Model:
     forms: tuple[Form, ...]
 
 
+class _Merged(msgspec.Struct):
+    """What of a ``model`` tells which words merges make."""
+
+    vocab: Any = None
+    merges: list[Any] = []
+
+
 class _Model(msgspec.Struct):
     """A ``model`` object; ``vocab`` is a list for Unigram, else a mapping from tokens to ids."""
 
     type: str | None = None
     vocab: Any = None
-    merges: list[Any] = []
     unk_token: Any = None
     byte_fallback: bool = False
     dropout: float | None = None
@@ -88,7 +94,7 @@ def sample_words(definition: Definition, *, limit: int) -> dict[str, int]:
     fastokens 0.3.5 takes some of the former (a spelled-out ``<0x41>``) from the vocabulary at
     once, where the reference merges characters and never gets there.
     """
-    model = msgspec.json.decode(definition.model, type=_Model)
+    model = msgspec.json.decode(definition.model, type=_Merged)
     if not isinstance(model.vocab, dict):
         return {}
     merges = (pair.split(" ") if isinstance(pair, str) else pair for pair in model.merges)

@@ -1,4 +1,4 @@
-"""Text to ids and byte offsets, a batch at a time; the only importer of tokenizer libraries.
+"""Text to ids and byte offsets, a batch at a time; the only importer of tokenizers.
 
 Both libraries are imported when an engine is built, never with this module. They read their
 thread counts from the environment then: fastokens obeys ``FASTOKENS_BPE_THREADS`` (not
@@ -11,11 +11,10 @@ import hashlib
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,6 +34,7 @@ from pipeline.tokens.encoded import (
     splice,
     sum_rows,
 )
+from pipeline.tokens.fast import FastEngine, Loading
 from pipeline.tokens.faults import (
     EncodeFailure,
     Faults,
@@ -48,36 +48,14 @@ from pipeline.tokens.faults import (
 from pipeline.tokens.offsets import ends_from_characters, is_normalized, read_model
 from pipeline.tokens.quoted import Quoted, Quoting, quotes
 from pipeline.tokens.spelling import Spellings, read_spellings
+from pipeline.tokens.trust import ENGINES, Certificate, EngineName, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, AddedToken, Vocabulary, read_definition
 
 __all__ = ["Certificate", "EncodeFailure", "Encoded", "Paths", "Tokenizer", "load_tokenizer"]
 
-EngineName = Literal["fast", "reference"]
-ENGINES: Mapping[EngineName, str] = {"fast": "fastokens", "reference": "tokenizers"}
 SAMPLE = 200  # one document in so many is encoded by both engines
 NOTHING_QUOTED: Mapping[int, Sequence[Span]] = MappingProxyType({})
 _CHUNK = 1 << 18  # characters: the reference's Encodings hold some 200 bytes a token
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """Which engine may encode with a tokenizer, and why; what ``certificate`` finds.
-
-    Texts with one of ``code_points`` are left to the reference. ``tokenizer`` is the sha256 of
-    ``tokenizer.json``, ``versions`` those of both packages, ``strings`` how many were compared.
-    """
-
-    engine: EngineName
-    reason: str
-    code_points: tuple[int, ...]
-    strings: int
-    tokenizer: str
-    versions: Mapping[str, str]
-
-    def summary(self) -> dict[str, Any]:
-        """What a manifest says of it: nothing that depends on the run, or quotes a text."""
-        points = [f"U+{point:04X}" for point in self.code_points]
-        return {"engine": self.engine, "versions": dict(self.versions), "distrusted": points}
 
 
 class Engine(Protocol):
@@ -87,23 +65,6 @@ class Engine(Protocol):
     def name(self) -> EngineName: ...
 
     def encode(self, texts: Sequence[str]) -> tuple[Int32, Int64]: ...
-
-
-class FastEngine:
-    """fastokens: ids only. Raises whatever the library does on what it does not support."""
-
-    name: EngineName = "fast"
-
-    def __init__(self, raw: bytes) -> None:
-        from fastokens import Tokenizer as Library  # type: ignore[import-untyped] # has no py.typed
-
-        self._library = Library.from_json_str(raw.decode())
-        self._library.no_truncation()
-        self._library.no_padding()
-
-    def encode(self, texts: Sequence[str]) -> tuple[Int32, Int64]:
-        ids, firsts = self._library.encode_batch_flat(list(texts))
-        return np.frombuffer(ids, np.int32), np.frombuffer(firsts, np.int64)
 
 
 class ReferenceEngine:
@@ -177,6 +138,21 @@ class ReferenceEngine:
 E = TypeVar("E", FastEngine, ReferenceEngine)
 
 
+class LateEngine:
+    """A fast engine that a thread is loading; nothing encodes before `wait`."""
+
+    name: EngineName = "fast"
+
+    def __init__(self, loading: Loading, vocabulary: Vocabulary, raw: bytes) -> None:
+        self.loading, self._vocabulary, self._raw = loading, vocabulary, raw
+
+    def wait(self) -> FastEngine:
+        """The engine; loaded here where the thread's is none, or another file's."""
+        engine = self.loading.take(self._vocabulary.digests[TOKENIZER])
+        place = self._vocabulary.folder / TOKENIZER
+        return engine or build_engine(FastEngine, self._raw, place)
+
+
 class Tokenizer:
     """Encodes batches with one engine, held to the reference. Made by `load_tokenizer`; picklable.
 
@@ -186,7 +162,12 @@ class Tokenizer:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, raw: bytes, *, engine: Engine, code_points: Iterable[int] = ()
+        self,
+        vocabulary: Vocabulary,
+        raw: bytes,
+        *,
+        engine: Engine | LateEngine,
+        code_points: Iterable[int] = (),
     ) -> None:
         place = vocabulary.folder / TOKENIZER
         definition = read_definition(raw, place)
@@ -194,9 +175,8 @@ class Tokenizer:
         if model.dropout:
             raise TokenizerError(f"{place}: model.dropout: makes ids random; set it to null")
         if model.lengths is None and engine.name != "reference":
-            engine = build_engine(
-                ReferenceEngine, raw, place
-            )  # every text needs its offsets anyway
+            # Every text needs its offsets anyway.
+            engine = build_engine(ReferenceEngine, raw, place)
         added = definition.added_tokens
         self.vocabulary = vocabulary
         self.size = model.size
@@ -216,6 +196,12 @@ class Tokenizer:
     def engine(self) -> EngineName:
         """Which engine gives the ids."""
         return self._engine.name
+
+    def load(self) -> None:
+        """Loads now what the first rows need, as long as a thread has the fast engine to load."""
+        self._find_spellings()
+        if isinstance(self._engine, LateEngine) and not self._engine.loading.done:
+            self._refer()
 
     def encode(
         self, texts: Sequence[str], *, quoted: Mapping[int, Sequence[Span]] = NOTHING_QUOTED
@@ -264,18 +250,14 @@ class Tokenizer:
 
     def spelled(self, encoded: Encoded) -> npt.NDArray[np.bool_]:
         """bool [rows]: whether a row's ids alone give its text and ends back, by `Spellings`."""
-        if self._spellings is None:
-            self._spellings = read_spellings(self._definition)
-        return self._spellings.spelled(encoded)
+        return self._find_spellings().spelled(encoded)
 
     def spell(self, ids: Int32) -> tuple[bytes, Int64]:
         """The bytes that *ids*, each below ``size``, stand for, and how many each covers.
 
         0 where an id alone tells none, or the tokenizer is one whose ids do not.
         """
-        if self._spellings is None:
-            self._spellings = read_spellings(self._definition)
-        text, ends = self._spellings.spell(ids)
+        text, ends = self._find_spellings().spell(ids)
         widths = np.diff(ends, prepend=0)
         lengths = self._model.lengths
         told = np.zeros(len(ids), np.bool_) if lengths is None else lengths[ids] == widths
@@ -331,13 +313,16 @@ class Tokenizer:
         self, texts: Sequence[str], raws: Sequence[bytes], faults: Faults
     ) -> tuple[Int32, Int64, int, int]:
         """Ids and firsts, how many texts were left to the reference, and how many it checked."""
-        if self.engine == "reference":
-            ids, firsts, failed = encode_each(self._engine.encode, texts)
+        engine = self._engine
+        if isinstance(engine, LateEngine):
+            engine = self._engine = engine.wait()
+        if engine.name == "reference":
+            ids, firsts, failed = encode_each(engine.encode, texts)
             faults |= failed
             return ids, firsts, len(texts), 0
         distrusted = {row for row, text in enumerate(texts) if self._distrusts(text)}
         trusted = ["" if row in distrusted else text for row, text in enumerate(texts)]
-        ids, firsts, failed = encode_each(self._engine.encode, trusted)
+        ids, firsts, failed = encode_each(engine.encode, trusted)
         referred = distrusted | failed.keys()
         checked = {row for row, raw in enumerate(raws) if _is_sampled(raw)} - referred
         rows = sorted(referred | checked)
@@ -386,6 +371,11 @@ class Tokenizer:
             self._controls = Controls(self._definition, raw=self._raw, make=ReferenceEngine)
         return self._controls
 
+    def _find_spellings(self) -> Spellings:
+        if self._spellings is None:
+            self._spellings = read_spellings(self._definition)
+        return self._spellings
+
     def _refer(self) -> ReferenceEngine:
         # Not before it is needed: it doubles the memory.
         if self._reference is None:
@@ -423,11 +413,12 @@ def load_tokenizer(
     *,
     certificate: Certificate | None = None,
     engine: Literal["auto", "fast", "reference"] = "auto",
+    loading: Loading | None = None,
 ) -> Tokenizer:
     """``auto`` is the *certificate*'s engine, without one the reference: trust is earned.
 
     ``fast`` asks for the fast engine whatever a certificate says (but still leaves its code
-    points to the reference). Raises TokenizerError.
+    points to the reference). *loading* may have begun to load it. Raises TokenizerError.
     """
     if certificate is not None:
         _require_current(certificate, vocabulary)
@@ -435,7 +426,7 @@ def load_tokenizer(
     if chosen == "auto":
         chosen = certificate.engine if certificate is not None else "reference"
     points = certificate.code_points if certificate is not None and chosen == "fast" else ()
-    return _reload(vocabulary, chosen, points)
+    return _reload(vocabulary, chosen, points, loading)
 
 
 def build_engine(kind: type[E], raw: bytes, place: Path) -> E:
@@ -450,11 +441,6 @@ def build_engine(kind: type[E], raw: bytes, place: Path) -> E:
         ) from None
 
 
-def engine_versions() -> dict[str, str]:
-    """Installed versions of both engines' packages, by package, without importing them."""
-    return {package: metadata.version(package) for package in sorted(ENGINES.values())}
-
-
 def read_tokenizer(vocabulary: Vocabulary) -> bytes:
     """The bytes of ``tokenizer.json``, which must be those that *vocabulary* was read with."""
     raw = (vocabulary.folder / TOKENIZER).read_bytes()
@@ -465,11 +451,18 @@ def read_tokenizer(vocabulary: Vocabulary) -> bytes:
     return raw
 
 
-def _reload(vocabulary: Vocabulary, engine: EngineName, code_points: Iterable[int]) -> Tokenizer:
+def _reload(
+    vocabulary: Vocabulary,
+    engine: EngineName,
+    code_points: Iterable[int],
+    loading: Loading | None = None,
+) -> Tokenizer:
     raw = read_tokenizer(vocabulary)
     place = vocabulary.folder / TOKENIZER
-    built: Engine
-    if engine == "fast":
+    built: Engine | LateEngine
+    if engine == "fast" and loading is not None:
+        built = LateEngine(loading, vocabulary, raw)
+    elif engine == "fast":
         built = build_engine(FastEngine, raw, place)
     else:
         built = build_engine(ReferenceEngine, raw, place)

@@ -14,7 +14,6 @@ from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.faults import encode_each
 from pipeline.tokens.tokenizer import Engine
 
-SET = 1  # the set's version: part of a certificate's key, so raise it with any change below
 _CHUNK = 4096
 _TABLE = 256  # an engine that differs on more code points than this has another Unicode
 _ADDED = 150  # of many added tokens (Gemma has 6,415) so many are tried, evenly spread

@@ -1,0 +1,211 @@
+"""Whether cost is linear: in conversations, in turns of a conversation, in its size.
+
+    python -m benchmarks.scaling --input FILE --tokenizer DIR --rules ignore_empty_think
+
+Numbers of conversations are built in processes of their own, and timed from the first shard's
+beginning to the last one's end. Turns and sizes are cut from the input's text, the same for every
+shape, and worked on in this process by CPU time. Over each axis seconds = a x rows + b x tokens is
+fitted; how far a point lies from that line is what is not linear. Rows that are *repaired* take
+the reference's offsets, since their text is not what their ids spell: a long row is likelier to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import material
+from benchmarks.flags import Request, make_parser, read_flags
+from benchmarks.line import Line, Point, fit
+from benchmarks.measurement import (
+    Load,
+    Timing,
+    alternate,
+    describe_machine,
+    load_of,
+    machine_line,
+    print_table,
+    spread_of,
+    write_json,
+)
+from benchmarks.picture import draw_lines
+from benchmarks.process import build_command, run
+from benchmarks.workbench import Workbench
+from pipeline import cli, flags
+from pipeline.recipe import recipe_of
+
+_WIDTH = 400  # characters of a message where only turns vary
+_LINEAR = 0.2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a table for each axis."""
+    request = read_flags(_parser(), argv)
+    args, machine = request.own, describe_machine()
+    print(machine_line(machine), end="\n\n", flush=True)
+    axes: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+        for name, points in _measure(request, Path(folder)):
+            line = fit(points, rows=name != "conversations")
+            axes[name] = _judge(points, line)
+            _print_axis(name, points, line, axes[name])
+    report = {"machine": machine, "input": args.input.name, "runs": args.runs, "axes": axes}
+    write_json(args.json, report)
+    if args.plot:
+        _plot(args.plot, report)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("scaling", __doc__, runs=3)
+    number = flags.positive
+    parser.add_argument(
+        "--counts", nargs="*", type=number, default=[1000, 10_000, 50_000, 500_000], metavar="N"
+    )
+    parser.add_argument(
+        "--turns-each", nargs="*", type=number, default=[1, 2, 5, 10, 20, 50, 100], metavar="N"
+    )
+    parser.add_argument(
+        "--sizes",
+        nargs="*",
+        type=number,
+        default=[100, 1000, 10_000, 100_000, 1_000_000],
+        metavar="CHARACTERS",
+    )
+    parser.add_argument(
+        "--text", type=number, default=8_000_000, metavar="CHARACTERS", help="cut for each shape"
+    )
+    parser.add_argument("--workers", type=number, default=1, help="of the builds (default: 1)")
+    return parser
+
+
+def _measure(request: Request, scratch: Path) -> list[tuple[str, list[Point]]]:
+    args, axes = request.own, list[tuple[str, list[Point]]]()
+    if args.counts:
+        axes.append(("conversations", _measure_counts(request, scratch)))
+    if not args.turns_each and not args.sizes:
+        return axes
+    bench = Workbench(recipe_of(request.recipe), scratch)
+    text = material.read_text(args.input, args.text)
+    shapes = {
+        "turns": {n: (n, 2 * n * _WIDTH) for n in args.turns_each},
+        "characters": {n: (1, n) for n in args.sizes},
+    }
+    for name, axis in shapes.items():
+        if axis:
+            axes.append((name, _measure_shapes(bench, text, axis, args.runs)))
+    return axes
+
+
+def _measure_counts(request: Request, scratch: Path) -> list[Point]:
+    args, output = request.own, scratch / "shards"
+
+    def build(source: Path) -> tuple[Load, float]:
+        shutil.rmtree(output, ignore_errors=True)
+        command = build_command(request.words, source, output, args.workers)
+        done = run(command, output=output)
+        return load_of(done.told["counts"]), done.worked
+
+    works: dict[str, Callable[[], tuple[Load, float]]] = {}
+    for number in args.counts:
+        source = scratch / f"{number}.jsonl"
+        material.repeat(args.input, source, number)
+        works[str(number)] = partial(build, source)
+    return _points(alternate(works, args.runs))
+
+
+def _measure_shapes(
+    bench: Workbench, text: str, axis: dict[int, tuple[int, int]], runs: int
+) -> list[Point]:
+    def work(name: int) -> tuple[Load, float]:
+        pieces = bench.survey([str(bench.scratch / f"{name}.jsonl")])
+        started = time.process_time()
+        load = bench.work(pieces)
+        return load, time.process_time() - started
+
+    for name, (turns, size) in axis.items():
+        material.synthesize(text, bench.scratch / f"{name}.jsonl", turns=turns, size=size)
+        work(name)  # a first time, not counted: headers are asked for, engines load
+    return _points(alternate({str(name): partial(work, name) for name in axis}, runs))
+
+
+def _points(found: dict[str, list[tuple[Load, float]]]) -> list[Point]:
+    points = list[Point]()
+    for name, runs in found.items():
+        load, timing = runs[0][0], Timing(tuple(seconds for _, seconds in runs))
+        done = (load.conversations, load.tokens, load.repaired)
+        points.append(Point(int(name), *done, timing.median, timing.spread))
+    return points
+
+
+def _judge(points: Sequence[Point], line: Line) -> dict[str, Any]:
+    """*spread* is that of tokens/s as measured, *spread_aside* with rows' or fixed cost off."""
+    aside = [p.tokens / (p.seconds - line.fixed - line.row * p.rows) for p in points]
+    return {
+        "points": [{**asdict(p), "tokens_per_second": p.tokens / p.seconds} for p in points],
+        **asdict(line),
+        "spread": spread_of([p.tokens / p.seconds for p in points]),
+        "spread_aside": spread_of(aside) if min(aside) > 0 else None,
+        "linear": max(map(abs, line.off)) <= _LINEAR,
+    }
+
+
+def _print_axis(name: str, points: Sequence[Point], line: Line, judged: dict[str, Any]) -> None:
+    rows = [
+        (
+            f"{p.x:,}",
+            f"{p.rows:,}",
+            f"{p.tokens:,}",
+            f"{p.repaired:,}",
+            f"{p.seconds:.3f}",
+            f"{p.spread:.0%}",
+            f"{p.tokens / p.seconds:,.0f}",
+            f"{1e6 * p.seconds / p.rows:,.1f}",
+            f"{off:+.0%}",
+        )
+        for p, off in zip(points, line.off, strict=True)
+    ]
+    heading = (
+        name,
+        "rows",
+        "tokens",
+        "repaired",
+        "seconds",
+        "runs",
+        "tokens/s",
+        "us/row",
+        "off the line",
+    )
+    print_table(heading, rows)
+    each = f"{1e6 * line.row:.1f} us a row" if line.row else f"{line.fixed:.2f} s once"
+    print(
+        f"{each} + {1e9 * line.token:.0f} ns a token; tokens/s spread {judged['spread']:.0%}; "
+        f"{'within' if judged['linear'] else 'NOT within'} {_LINEAR:.0%} of that line; "
+        f"median {statistics.median(p.tokens / p.seconds for p in points):,.0f} tokens/s\n",
+        flush=True,
+    )
+
+
+def _plot(path: Path, report: dict[str, Any]) -> None:
+    lines = {
+        name: {
+            "x": [point["x"] for point in axis["points"]],
+            "y": [point["tokens_per_second"] / 1e6 for point in axis["points"]],
+        }
+        for name, axis in report["axes"].items()
+    }
+    title = f"Speed by what alone varies ({report['input']})"
+    unit, note = "million tokens/s", machine_line(report["machine"])
+    draw_lines(path, lines, title=title, unit=unit, note=note)
+
+
+if __name__ == "__main__":
+    cli.leave(main)
