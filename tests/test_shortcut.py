@@ -111,8 +111,12 @@ def agree(source: str, messages: list[dict[str, Any]], *, tools: Any = None, **m
             "3False",
         ),
         ("{% macro f(m) %}{{ m.role }}{{ m.role }}{% endmacro %}{{ f(messages[0]) }}", "useruser"),
+        ("{{ (bos|safe) is string }}{{ messages[0].role is string }}{{ no is string }}", None),
+        # Owners of what later loops print.
+        ("{% for m in messages %}a{% endfor %}{% for m in messages[:1] %}b{% endfor %}", "aaab"),
         # Keys that are called like a dict's attributes.
         ("{{ messages[1].tool_calls[0].function.arguments['items'] }}", "2"),
+        ("{{ messages[1].tool_calls[0].function.arguments.items is callable }}", "True"),
     ],
 )  # fmt: skip
 def test_the_shortcut_writes_what_the_template_means(source: str, text: str | None) -> None:
@@ -138,7 +142,7 @@ def test_the_shortcut_writes_what_the_template_means(source: str, text: str | No
         "{{ outer.index }}{{ loop.index }} {% endfor %}{% endfor %}",
         "{% macro f(v) %}{{ v.index }}{% endmacro %}{% for m in messages %}{{ f(loop) }}"
         "{% endfor %}",
-        "{% autoescape true %}{{ '<' }}{% endautoescape %}",
+        "{% autoescape true %}{{ bos + '<' }}{{ bos|safe|replace('s', '<') }}{% endautoescape %}",
         "{% set x %}{% include 'x' %}{% endset %}",
         "{% block b %}a{% endblock %}",
         "{{ bos.nothing }}{{ messages[9] }}",
