@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.supervision import DAY, SPECIAL, cases
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
+from pipeline.quotation import join_strings
 from pipeline.rendered import Rendered
 from pipeline.situation import Heard, Setting, imagine
 from pipeline.surroundings import Surroundings
@@ -168,3 +171,59 @@ def test_imagined_talks_tell_what_real_prefixes_tell_on_real_templates(shared: P
     assert rewritten[True, True] > 250
     assert rewritten[False, True] == 0
     assert rewritten[True, False] <= 9
+
+
+TELLING = Template(
+    "{% for m in messages %}{% set later = loop.index0 < messages | length - 1 %}"
+    "{% set said = (m.content or '').split('</think>')[-1] if later else m.content or '' %}"
+    "<|{{ m.role }}|>{{ m.reasoning_content if not later }}{{ said }}"
+    "{{ 'C' if m.tool_calls }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>"
+    "{% if '/x' in messages[-1].content %}<q>{% endif %}"
+    "{% if messages[0].role == 'system' %}S{% endif %}{% endif %}",
+    today=DAY,
+)
+WORDS = [
+    "Hi",
+    "",
+    " \n",
+    "<think>\n\n</think>\n\nA",
+    "<think>x</think>",
+    "<think>x</think>A",
+    "/x",
+    "a /x",
+]
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["system", "user", "assistant", "tool"]),
+        st.sampled_from(WORDS),
+        st.sampled_from([{}, {}, {"reasoning_content": "R"}, {"tool_calls": [CALL]}]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(MESSAGES, min_size=2, max_size=4))
+def test_conversations_that_are_alike_share_only_what_each_would_learn_alone(
+    talks: list[list[tuple[str, str, dict[str, Any]]]],
+) -> None:
+    """Of a template whose prompt and history depend on words, think blocks, calls and roles."""
+    shared = Surroundings(TELLING)
+    for talk in talks:
+        messages = [
+            {"role": role, "content": said, **(more if role == "assistant" else {})}
+            for role, said, more in talk
+        ]
+        conversation = Conversation(messages, plain=all(len(m) == 2 for m in messages))
+        alone = Surroundings(TELLING)
+        one = alone.setting(conversation)
+        other = shared.setting(conversation, join_strings(conversation))
+        for index in range(len(messages)):
+            assert shared.before(other, index) == alone.before(one, index)
+            assert shared.rewrites(other, index) == alone.rewrites(one, index)
+
+
+def test_a_word_of_the_talk_that_the_prompt_has_anyway_changes_nothing() -> None:
+    """Qwen3's prompt says `assistant`; a message that says so is no reason to ask again."""
+    assert around("assistant{% if messages[0].role == 'assistant' %}{% endif %}").telling == ()
