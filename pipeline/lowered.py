@@ -388,7 +388,7 @@ def _asked_of(node: ast.AST, name: str) -> str | None:
 
 
 def _field(name: str, key: str) -> str:
-    return f"{name}__{key}"
+    return f"field_{name}_{key}"  # no variable of a template: these begin with l_
 
 
 class _Fields(ast.NodeTransformer):

@@ -184,7 +184,9 @@ class Expressions(ast.NodeTransformer):
     def make_space(self, node: ast.Call) -> ast.expr:
         """``namespace(a=1)`` as a dict."""
         keywords = self._keywords(node)
-        return ast.Dict([ast.Constant(k.arg) for k in keywords], [k.value for k in keywords])
+        made = ast.Dict([ast.Constant(k.arg) for k in keywords], [k.value for k in keywords])
+        counts = ast.Attribute(ast.Name("environment", ast.Load()), "limit_space", ast.Load())
+        return ast.Call(counts, [made], [])
 
     def _keywords(self, node: ast.Call) -> list[ast.keyword]:
         """Without what tells a function of the context, which all that are known here ignore."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import types
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.guards import GuardedGenerator, Guards
 from pipeline.limits import ITEM, SMALL, Limits, Meter, size
 
 _call_safely = jinja2.sandbox.SandboxedEnvironment.call
+UNDEFINED = jinja2.Undefined()  # what a shortcut takes for each value that is not there
 _LIPSUM = jinja2.defaults.DEFAULT_NAMESPACE["lipsum"]
 
 
@@ -42,6 +44,7 @@ class LimitedEnvironment(HookedEnvironment):
         self.meter, self.heaviest = Meter(limits), 1
         self.write_json = self.filters["tojson"]
         charge_filters(self)
+        self.tests["sameas"] = _is_same
 
     def from_string(self, source: Any, *args: Any, **kwargs: Any) -> jinja2.Template:
         """As Jinja's; a source too long or too deep is a TemplateSyntaxError too."""
@@ -70,7 +73,9 @@ class LimitedEnvironment(HookedEnvironment):
 
     def load(self, python: str) -> Any:
         """The root function of a template's Python, which Jinja runs as all that it compiles."""
-        code = self._compile(python, "<template>")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it can index a constant, where Jinja indexes a name
+            code = self._compile(python, "<template>")
         return jinja2.Template.from_code(self, code, {}).root_render_func
 
     # Called by the code that GuardedGenerator writes.
@@ -106,6 +111,15 @@ class LimitedEnvironment(HookedEnvironment):
         if len(text) > SMALL:
             self.meter.make(len(text))
         return text
+
+    def limit_space(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """*attributes* of a namespace, as the call counts that they stand for."""
+        for value in attributes.values():
+            if type(value) is str and len(value) > SMALL:
+                self.meter.make(len(value))
+        self.meter.enter()
+        self.meter.depth -= 1
+        return attributes
 
     def limit_built(self, value: Any) -> Any:
         """A list, tuple or dict of the template's own."""
@@ -243,6 +257,12 @@ class LimitedEnvironment(HookedEnvironment):
                 most = args[3] if len(args) > 3 else kwargs.get("max", 100)
                 self.meter.make(width(count) * width(most) * 16)
         return args
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if value is other and value is UNDEFINED:
+        raise RuntimeError("they can be two: only the template's own code knows")
+    return value is other
 
 
 def _own(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -32,12 +32,13 @@ from pipeline.lowering import (
     text_of,
 )
 from pipeline.rendered import Rendered, alias_reasoning, assemble
-from pipeline.sandbox import LimitedEnvironment
+from pipeline.sandbox import UNDEFINED, LimitedEnvironment
 
 # A render that takes more is left to the template's own code, which counts what is printed too.
 _STEPS = 20_000
 _CONSTANTS = (bool, int, float, str, type(None))
 _GIVEN = ("messages", "tools")  # parameters of the lowered code
+_NEVER = "if 0:\n    yield None"
 _SETUP = frozenset(("resolve", "undefined", "concat", "cond_expr_undefined"))
 
 Render = Callable[[Sequence[Any], Any, Recorder], None]
@@ -90,7 +91,7 @@ class Shortcut:
     def _lower(self, tools: bool) -> Render | None:
         try:
             return lower(self._environment, self._source, self._variables, tools=tools)
-        except (Unfit, RecursionError, SyntaxError, ValueError):
+        except (Unfit, RecursionError, MemoryError, SyntaxError, ValueError):
             return None
 
 
@@ -119,7 +120,7 @@ def lower(
         uses.spaces() if given.get("namespace") is Namespace else (),
         uses.namespaces(),
     )
-    setup = [node for node in root.body if isinstance(node, ast.Try)]
+    setup = [node for node in root.body if _finds_function(node)]
     body = Statements(expressions, resolved).lower(
         [node for node in root.body if not _is_setup(node)], printing=True
     )
@@ -136,7 +137,7 @@ def lower(
         "concat": environment.concat,
         "cond_expr_undefined": environment.undefined,
         "context": environment.context_class(environment, environment.globals, None, {}),
-        NOTHING: environment.undefined(),
+        NOTHING: UNDEFINED,
     }
     render.__globals__.update(scope)
     return cast(Render, render)
@@ -163,9 +164,9 @@ def _resolve(name: str, given: Mapping[str, Any]) -> ast.expr:
 def _tests(root: ast.FunctionDef, environment: jinja2.Environment) -> dict[str, str]:
     """Names of those tests that are Jinja's own."""
     found: dict[str, str] = {}
-    for node in root.body:
-        if not isinstance(node, ast.Try) or not isinstance(node.body[0], ast.Assign):
-            continue
+    for node in filter(_finds_function, root.body):
+        assert isinstance(node, ast.Try)
+        assert isinstance(node.body[0], ast.Assign)
         (target,), value = node.body[0].targets, node.body[0].value
         if isinstance(value, ast.Subscript) and isinstance(target, ast.Name):
             name = text_of(value.slice) or ""
@@ -176,11 +177,24 @@ def _tests(root: ast.FunctionDef, environment: jinja2.Environment) -> dict[str, 
 
 
 def _is_setup(node: ast.stmt) -> bool:
-    if isinstance(node, ast.If):  # `if 0: yield None`
-        return isinstance(node.test, ast.Constant)
+    if isinstance(node, ast.If):  # `if 0: yield None`, and no `{% if true %}` of the template
+        return ast.unparse(node) == _NEVER
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id in _SETUP
-    return isinstance(node, (ast.Try, ast.Pass))
+    return isinstance(node, ast.Pass) or _finds_function(node)
+
+
+def _finds_function(node: ast.stmt) -> bool:
+    """``try: t_1 = environment.filters['trim'] except KeyError: ...``, no ``{% include %}``."""
+    if not isinstance(node, ast.Try) or not isinstance(node.body[0], ast.Assign):
+        return False
+    (handler,), value = node.handlers, node.body[0].value
+    return (
+        handler.type is not None
+        and is_name(handler.type, "KeyError")
+        and isinstance(value, ast.Subscript)
+        and ast.unparse(value.value) in ("environment.filters", "environment.tests")
+    )
 
 
 class Uses:
@@ -201,8 +215,15 @@ class Uses:
                 self._stores.setdefault(node.name, []).append(node)
             elif isinstance(node, ast.Name):
                 self._use(node)
-            elif isinstance(node, ast.keyword) and node.arg == "get":
+            elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                raise Unfit("a switch of autoescape, which would outlive a render that fails")
+            elif (isinstance(node, ast.keyword) and node.arg == "get") or (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.ctx, ast.Store)
+                and text_of(node.slice) == "get"
+            ):
                 raise Unfit("an attribute called get")
+        self._hold_namespaces()
 
     def _use(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
@@ -217,6 +238,20 @@ class Uses:
                 raise Unfit("a variable of two names")
         elif value is None or not is_name(value, MISSING):
             self._stores.setdefault(node.id, []).append(parent)
+
+    def _hold_namespaces(self) -> None:
+        """A namespace is the one object that could have a `get` of its own, by other ways too."""
+        for variable, name in self._resolves.items():
+            loads = self._loads.get(variable, ()) if name == "namespace" else ()
+            for load in loads:
+                parent = self.parents[load]
+                if isinstance(parent, ast.Compare):
+                    continue  # `l_0_namespace is missing`
+                call = self.parents[parent] if isinstance(parent, ast.IfExp) else parent
+                if not (isinstance(call, ast.Call) and is_call(call, "environment", "call")):
+                    raise Unfit("a namespace that is not just made")
+                if len(call.args) != 2 or any(k.arg is None for k in call.keywords):
+                    raise Unfit("a namespace of unknown attributes")
 
     def fixed(self) -> dict[str, str]:
         """Variables that are what the context gives, to the name that it has there."""
@@ -263,9 +298,7 @@ class Uses:
         if value is None or not is_call(value, "environment", "call"):
             return False
         assert isinstance(value, ast.Call)
-        if len(value.args) != 2 or any(
-            k.arg is None or k.arg in ATTRIBUTES for k in value.keywords
-        ):
+        if len(value.args) != 2 or not all(_is_free(k.arg) for k in value.keywords):
             return False
         names = {n.id for n in ast.walk(value.args[1]) if isinstance(n, ast.Name)}
         names -= {"undefined", MISSING}
@@ -280,12 +313,15 @@ class Uses:
             if not is_call(asked, "environment", "getattr"):
                 return False
             assert isinstance(asked, ast.Call)
-            return asked.args[0] is parent and text_of(asked.args[1]) not in (None, *ATTRIBUTES)
+            return asked.args[0] is parent and _is_free(text_of(asked.args[1]))
         if isinstance(parent, ast.Subscript):
-            return isinstance(parent.ctx, ast.Store) and text_of(parent.slice) not in (
-                None,
-                *ATTRIBUTES,
-            )
+            return isinstance(parent.ctx, ast.Store) and _is_free(text_of(parent.slice))
         if isinstance(parent, ast.Dict):
             parent = self.parents[self.parents[parent]]
         return is_call(parent, "isinstance") or is_bookkeeping(parent)
+
+
+def _is_free(name: str | None) -> bool:
+    """Whether a namespace's attribute of this *name* is what was put there, and nothing else."""
+    told = ("_loop_vars", "_block_vars")
+    return name in told or (name is not None and name[:1] != "_" and name not in ATTRIBUTES)
