@@ -3,9 +3,9 @@
     python -m benchmarks.fuzz --target records --engine atheris --seconds 300
     python -m benchmarks.fuzz --target records --replay FILE
 
-Targets: records, conversations, rules, claims, columns. Engines: random (seeded edits), hypothesis,
-and atheris (coverage-guided; `pip install atheris`, which is no dependency). Inputs run in a child,
-so that one that kills or hangs it is kept as well. Exits with 1 if a fault was found.
+Targets: records, conversations, rules, claims, columns, templates. Engines: random (seeded edits),
+hypothesis, and atheris (coverage-guided; `pip install atheris`, which is no dependency). Inputs run
+in a child, so that one that kills or hangs it is kept as well. Exits with 1 if a fault was found.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TARGETS = ("records", "conversations", "rules", "claims", "columns")
+TARGETS = ("records", "conversations", "rules", "claims", "columns", "templates")
 ENGINES = ("random", "hypothesis", "atheris")
 LONGEST = 30.0  # seconds for one input: longer, and it hangs
 MOST_FAULTS = 20  # different ones; the fuzzer then stops

@@ -24,8 +24,10 @@ from benchmarks.fuzz_seeds import (
     rule_seeds,
 )
 from benchmarks.fuzz_shapes import conversations, edited
+from benchmarks.fuzz_templates import template_case
 from pipeline.batch import Encoder
 from pipeline.contract import check_rows
+from pipeline.conversation import Arguments, Conversation
 from pipeline.errors import InputError, RecordError, RuleError, TemplateError
 from pipeline.findings import Findings
 from pipeline.policy import Policy
@@ -81,6 +83,7 @@ class Checks:
     def __init__(self, folder: Path, templates: Sequence[str] = ()) -> None:
         self.folder, self.templates = folder, templates
         self._under: dict[int, Encoder | None] = {}
+        self.shortened = 0  # talks that a template's shortcut rendered
 
     @cached_property
     def plain(self) -> Encoder:
@@ -142,6 +145,32 @@ class Checks:
             self._weigh(rules, data.decode("utf-8-sig"))
         finally:
             matching.TIME_LIMIT = limit
+
+    def shortcuts(self, data: bytes) -> None:
+        """A template and talks: its shortcut gives what its own code does, or nothing."""
+        case = json.loads(data)
+        try:
+            template = Template(case["template"], variables=case["variables"], today=DAY)
+        except TemplateError as error:
+            _require_message(error)
+            return
+        for talk in case["talks"]:
+            _wrap_arguments(talk["messages"])
+            conversation = Conversation(talk["messages"], talk["tools"])
+            self._compare(template, conversation)
+
+    def _compare(self, template: Template, conversation: Conversation) -> None:
+        shortcut = template.shortcut.render(conversation, tagged=template.tagged)
+        if shortcut is None or " at 0x" in shortcut.text.lower():
+            return  # an object that is printed tells its address
+        try:
+            own = template.render_fully(conversation)
+        except RecordError as error:
+            raise Fault(f"the shortcut renders what is refused: {error}") from error
+        self.shortened += 1
+        for name in ("text", "owned", "generated", "called"):
+            mine, theirs = getattr(shortcut, name), getattr(own, name)
+            _require(mine == theirs, f"{name} is {str(mine)[:300]}, not {str(theirs)[:300]}")
 
     def _weigh(self, rules: RuleSet, said: str) -> None:
         records = [
@@ -228,6 +257,16 @@ class Checks:
             if r.reason != "bad_utf8":
                 why = (r.stage, r.reason)
                 _require(again.get(i) == why, f"a reject of {why} is of {again.get(i)} when fed")
+
+
+def _wrap_arguments(messages: Sequence[Any]) -> None:
+    """Arguments of calls as they are where a record wrote a string."""
+    for message in messages:
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and isinstance(values := function.get("arguments"), dict):
+                function["arguments"] = Arguments(values, written=json.dumps(values))
 
 
 def _choice(data: bytes, of: int) -> int:
@@ -319,4 +358,5 @@ TARGETS = (
     _target("rules", Checks.rules, rule_seeds, RULE_WORDS),
     Target("claims", rule_file, Checks.rules, list, (), raw=False),
     _target("columns", Checks.columns, column_seeds, COLUMN_WORDS),
+    Target("templates", template_case, Checks.shortcuts, list, (), raw=False),
 )

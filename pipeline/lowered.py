@@ -70,6 +70,7 @@ class Statements:
             and depth == 0
             and len(names) == 1
             and is_name(iterated, "messages")
+            and (not is_call(loop.iter, "LoopContext") or _reads_only_known(loop))
             and _is_hook_call(calls[0], hook, "enter")
         ):
             plain = ast.parse(f"{hook} = recorder.ready(messages)").body

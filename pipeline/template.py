@@ -43,8 +43,8 @@ class Template:
         self.limits = limits
         self._hooked = LimitedEnvironment(today, limits)
         self._compiled = _compile(self._hooked, source, place)
-        self._tagged = has_generation_tags(self._hooked.parse(source))
-        self._shortcut = Shortcut(self._hooked, source, self.variables, limits)
+        self.tagged = has_generation_tags(self._hooked.parse(source))
+        self.shortcut = Shortcut(self._hooked, source, self.variables, limits)
         self._twin: tuple[TracingEnvironment, jinja2.Template, dict[str, Any]] | None = None
         self.form = choose_form(lambda probe: self._render(probe, prompt=False).text, source)
 
@@ -89,7 +89,7 @@ class Template:
             recorder = _run(environment, compiled, messages, context)
         except (RecordError, ValueError) as error:  # ValueError: no mark is left
             raise _differs(f"tracing fails: {error}") from error
-        traced = assemble(recorder, len(messages), tagged=self._tagged)
+        traced = assemble(recorder, len(messages), tagged=self.tagged)
         if traced.text != plain.text:
             raise _differs("the traced text is another")
         marks = environment.marks_printed()
@@ -103,14 +103,21 @@ class Template:
 
     def _render(self, conversation: Conversation, *, prompt: bool) -> Rendered:
         if not prompt and not conversation.kwargs:
-            rendered = self._shortcut.render(conversation, tagged=self._tagged)
+            rendered = self.shortcut.render(conversation, tagged=self.tagged)
             if rendered is not None:
                 return rendered
+        return self.render_fully(conversation, prompt=prompt)
+
+    def render_fully(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
+        """By the template's own code: what its shortcut has to give as well, if it gives anything.
+
+        The conversation is rendered as it is, not in the form that suits the template.
+        """
         messages = [alias_reasoning(m) for m in conversation.messages]
         context = _context(self.variables, conversation, messages, prompt=prompt)
         self._hooked.meter.begin(context)
         recorder = _run(self._hooked, self._compiled, messages, context)
-        return assemble(recorder, len(messages), tagged=self._tagged, meter=self._hooked.meter)
+        return assemble(recorder, len(messages), tagged=self.tagged, meter=self._hooked.meter)
 
 
 def _context(

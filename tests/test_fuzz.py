@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz
-from benchmarks.fuzz_choices import Drawn
+from benchmarks.fuzz_choices import Chance, Drawn
 from benchmarks.fuzz_targets import DAY, TARGETS, Checks, Fault, Target, find_target
+from benchmarks.fuzz_templates import template_case
 from pipeline.batch import Encoder
 from pipeline.policy import Policy
 from pipeline.source.record import Record
@@ -63,6 +65,19 @@ def test_edited_rule_files_load_or_say_why_not(checks: Checks, data: bytes) -> N
 @each("claims", 20)
 def test_odd_rules_weigh_every_talk(checks: Checks, data: bytes) -> None:
     checks.rules(data)
+
+
+@each("templates", 60)
+def test_a_shortcut_gives_what_the_templates_own_code_does(checks: Checks, data: bytes) -> None:
+    checks.shortcuts(data)
+
+
+def test_most_made_templates_compile_and_some_take_their_shortcut(tmp_path: Path) -> None:
+    """Else the test before would say nothing."""
+    checks, chance = Checks(tmp_path), Chance(Random(0))
+    for _ in range(60):
+        checks.shortcuts(template_case(chance))
+    assert checks.shortened >= 12
 
 
 def test_a_short_run_finds_nothing_in_damaged_columns(
