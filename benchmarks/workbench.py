@@ -27,7 +27,7 @@ from pipeline.tokens.certificate import find_certificate
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((batch, "decode"), (batch, "read_conversation")),
     "render": ((Preparation, "_render"),),
-    "turns": ((Preparation, "_supervise"), (Preparation, "_establish")),
+    "turns": ((Preparation, "_establish"),),
     "rules": ((Preparation, "_claim"), (Preparation, "_complete")),
     "encode": ((Encoder, "encode_texts"),),
     "weigh": ((Encoder, "rescale"), (Encoder, "weigh")),

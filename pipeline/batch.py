@@ -37,7 +37,7 @@ from pipeline.weights import IGNORED, Weighed
 _GROUP = 1 << 22  # characters
 _TOLD = ("quoted_control_tokens", "rewritten_turns", "weighted_inputs")
 _TOGETHER = 64  # records; and so many bytes of them
-_TOGETHER_BYTES = 1 << 18
+_TOGETHER_BYTES = 1 << 17
 
 
 class Encoder:
@@ -164,8 +164,9 @@ class Encoder:
         rows: dict[int, list[Prepared]] = {}
         for template, mine in talks.items():
             numbers = [index for index, _ in mine]
+            told = at if len(numbers) == len(records) else _numbered(at, numbers)
             pairs = [(records[index], talk) for index, talk in mine]
-            found = self.preparation(template).prepare(pairs, at=_numbered(at, numbers))
+            found = self.preparation(template).prepare(pairs, at=told)
             for index, prepared in zip(numbers, found, strict=True):
                 if isinstance(prepared, RecordError):
                     errors[index] = prepared
@@ -288,13 +289,17 @@ def _numbered(
 
 
 def _chunks(records: Sequence[Record], most: int) -> Iterator[tuple[int, int]]:
-    """First and stop of the records that are prepared together."""
+    """First and stop of the records that are prepared together.
+
+    A large one is alone: should it kill the worker, it is the one that the worker was at.
+    """
     first = size = 0
     for index, record in enumerate(records):
-        if index - first == most or size > _TOGETHER_BYTES:
+        more = len(record.raw or b"")
+        if first < index and (index - first == most or size + more > _TOGETHER_BYTES):
             yield first, index
             first, size = index, 0
-        size += len(record.raw or b"")
+        size += more
     if first < len(records):
         yield first, len(records)
 

@@ -30,14 +30,15 @@ Int64s = npt.NDArray[np.int64]
 def divide_rows(prepared: Sequence[Prepared]) -> pa.ListArray:
     """Each message's regions, in characters of the rendered text."""
     roles: dict[str, int] = {"": 0}
-    flat = array("q")
+    flat: list[int] = []
     rare: list[tuple[int, Region]] = []
     for row, p in enumerate(prepared):
         length = len(flat)
         if p.scales or not _flatten(row, p.turns, p.text, roles, flat):
             del flat[length:]
             rare += [(row, region) for region in _divide_slowly(p)]
-    fields = _divide_plain(np.frombuffer(flat, np.int64).reshape(-1, _NUMBERS))
+    # Through an array, as numpy asks each number of a list what it is.
+    fields = _divide_plain(np.frombuffer(array("q", flat), np.int64).reshape(-1, _NUMBERS))
     weights = np.ones(fields.shape[1], np.float32)
     if rare:
         fields, weights = _merge(fields, rare, roles)
@@ -45,17 +46,17 @@ def divide_rows(prepared: Sequence[Prepared]) -> pa.ListArray:
 
 
 def _flatten(
-    row: int, turns: Sequence[Turn], text: str, roles: dict[str, int], flat: array[int]
+    row: int, turns: Sequence[Turn], text: str, roles: dict[str, int], flat: list[int]
 ) -> bool:
     """Appends the numbers of each turn; False where one is not plain."""
     closes = "</" in text
     for message, role, ranges, outputs, stop, _, opened, called in turns:
-        code = roles.setdefault(role, len(roles))
+        code = roles[role] if role in roles else roles.setdefault(role, len(roles))
         if len(ranges) != 1:
             return False
         start, end = ranges[0]
         if not outputs:
-            flat.extend((row, message, code, start, -1, -1, -1, -1, -1, end))
+            flat += (row, message, code, start, -1, -1, -1, -1, -1, end)
             continue
         begin, until = outputs[0]
         if len(outputs) != 1 or not start <= begin < until <= end or 0 <= stop < begin:
@@ -63,7 +64,7 @@ def _flatten(
         body = stop if 0 <= stop < until else until
         thought = end_reasoning(text, begin, body, opened=opened) if opened or closes else begin
         speech = body if called < 0 else min(max(called, thought), body)
-        flat.extend((row, message, code, start, begin, thought, speech, body, until, end))
+        flat += (row, message, code, start, begin, thought, speech, body, until, end)
     return True
 
 

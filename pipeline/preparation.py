@@ -117,7 +117,7 @@ class Preparation:
     def _finish(
         self, drafts: Sequence[Draft], *, at: Callable[[int], None] | None = None
     ) -> list[Prepared | RecordError]:
-        for stage in (self._supervise, self._render, self._establish, self._claim):
+        for stage in (self._render, self._establish, self._claim):
             for index, draft in enumerate(drafts):
                 if draft.error is not None:
                     continue
@@ -148,6 +148,7 @@ class Preparation:
             draft.supervised = [i for i in speakers if weights.messages.get(i) != 0]
 
     def _render(self, draft: Draft) -> None:
+        self._supervise(draft)
         conversation = draft.given
         if draft.cut:
             last = draft.supervised[-1] + 1

@@ -55,17 +55,17 @@ def weigh_rows(
     *outputs* are those of the rows' turns, where the turns themselves are not at hand; *bytes_of*
     are the batch's, where they are at hand.
     """
-    claims = [array("q") for _ in rules.rules]
+    claims: list[list[int]] = [[] for _ in rules.rules]
     for row, p in enumerate(prepared):
         for rule, start, end in p.claims:
-            claims[rule].extend((row, start, end))
+            claims[rule] += (row, start, end)
     scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
     if outputs is None:
-        spoken = array("q")
+        spoken: list[int] = []
         for row, p in enumerate(prepared):
             for turn in p.turns:
                 for start, end in turn.outputs:
-                    spoken.extend((row, start, end))
+                    spoken += (row, start, end)
         outputs = _character_spans(spoken)
     everything = rules.base == "all"
     weighed = weigh(
@@ -81,7 +81,7 @@ def weigh_rows(
             )
             for spans, rule in zip(claims, rules.rules, strict=True)
         ],
-        scales=_character_spans(array("q", [n for scale in scales for n in scale[:3]])),
+        scales=_character_spans([n for scale in scales for n in scale[:3]]),
         scale_weights=np.array([scale[3] for scale in scales], np.float32),
         everything=everything,
         bytes_of=bytes_of,
@@ -117,12 +117,13 @@ def count_weights(encoded: Encoded, weighed: Weighed, weighted: Any, rules: Rule
     return counts
 
 
-def _character_spans(numbers: array[int]) -> CharacterSpans:
+def _character_spans(numbers: list[int]) -> CharacterSpans:
     """Spans of which each is three numbers, row, start and end, sorted by row and start.
 
     A template may print messages in another order, and a pattern may search backwards.
     """
-    rows, starts, ends = np.frombuffer(numbers, np.int64).reshape(-1, 3).T
+    # Through an array, as numpy asks each number of a list what it is.
+    rows, starts, ends = np.frombuffer(array("q", numbers), np.int64).reshape(-1, 3).T
     before = (rows[1:] < rows[:-1]) | ((rows[1:] == rows[:-1]) & (starts[1:] < starts[:-1]))
     if before.any():
         order = np.lexsort((ends, starts, rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import weakref
 from collections.abc import Iterable
@@ -226,6 +227,27 @@ def test_what_batches_leave_is_collected_and_what_was_begun_ahead_arrives() -> N
         (done,) = local.run(tasks(1), LitteringJob(), crew=crew, progress=lambda _: None)
     assert done.counts["most"] < 10
     assert done.counts["ahead"] == f"begun in {worker.process.pid}"
+
+
+@dataclass(frozen=True)
+class ArrowJob:
+    """A task makes an array of a list, and says whether pandas was imported for that."""
+
+    def begin(self, ahead: object = None) -> Complete:  # noqa: ARG002
+        def complete(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001
+            import pyarrow as pa
+
+            counts = {"made": pa.array(["a"]).to_pylist(), "pandas": "pandas" in sys.modules}
+            return TaskDone(order.task.index, "", 0, 0, "", "", counts, "")
+
+        return complete
+
+
+def test_workers_make_arrays_without_pandas() -> None:
+    pytest.importorskip("pandas")
+    with Crew(1, "pipeline.task") as crew:
+        (done,) = local.run(tasks(1), ArrowJob(), crew=crew, progress=lambda _: None)
+    assert done.counts == {"made": ["a"], "pandas": False}
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(0, 9))))

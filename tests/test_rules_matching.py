@@ -12,10 +12,18 @@ import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.errors import RecordError, WeightedShardsError
 from pipeline.regions import Turn
 from pipeline.rules import RuleSet, Talk, compose, parse_rule_file
-from pipeline.rules.pattern import compile_pattern, is_anchored, quick_length, required_texts
+from pipeline.rules.matching import find_said
+from pipeline.rules.pattern import (
+    compile_pattern,
+    is_anchored,
+    is_local,
+    opening_of,
+    quick_length,
+    required_texts,
+)
 from pipeline.spans import Span
 from tests.reference import SlowMessage, claim_characters
 
@@ -270,6 +278,80 @@ def test_what_needs_no_time_limit_takes_no_time(source: str, unit: str) -> None:
 )
 def test_what_repeats_a_group_or_looks_around_has_a_time_limit(source: str) -> None:
     assert quick_length(compile_pattern(source)) == 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    source=st.lists(
+        st.sampled_from([*"aabx\n.|()*+?", "*?", "(?:", "[ab]", "a{2,3}", r"\s*", "^", "$", r"\b"]),
+        min_size=1,
+        max_size=8,
+    ).map("".join),
+    parts=st.lists(st.tuples(st.booleans(), st.text("abx \n", max_size=5)), max_size=6),
+)
+@example(r"a\s*", [(True, "a"), (False, "  "), (True, " a ")])
+@example("ab", [(True, "a"), (True, "b"), (True, "ab")])
+@example("a*b|a", [(True, "aa"), (False, "b"), (True, "ab")])
+@example("a++b", [(True, "aa"), (False, "ab"), (True, "aab")])
+@example("^a", [(True, "ba"), (False, "x"), (True, "\na")])
+def test_pieces_are_matched_as_if_each_stood_alone(
+    source: str, parts: list[tuple[bool, str]]
+) -> None:
+    """However many of them are looked at in one search."""
+    try:
+        rules = rule_set([{"name": "r", "pattern": source, "weight": 0}])
+    except WeightedShardsError:
+        return
+    pattern = compile_pattern(source)
+    text, pieces, expected = "", [], list[tuple[int, int, int]]()
+    for said, part in parts:
+        start, text = len(text), text + part
+        if said:
+            pieces.append((0, start, len(text)))
+            found = pattern.finditer(part)
+            expected += [(0, start + m.start(), start + m.end()) for m in found if m[0]]
+    (matcher,) = rules.matchers
+    assert [tuple(c) for c in find_said([(matcher, pieces)], text)] == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "^a",
+        "a$",
+        r"a\b",
+        "a(?=b)",
+        "(?<!b)a",
+        "a++",
+        r"\Aa",
+        r"(a)\1",
+        "(?>a|ab)c",
+        r"\Ka",
+        "(?r)ab",
+    ],
+)
+def test_what_looks_around_is_no_local_pattern(source: str) -> None:
+    assert not is_local(compile_pattern(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "opening"),
+    [
+        (r"^\s*</think>\s*", "</think>"),
+        ("^abc*", "ab"),
+        (r"^a\.b+c", "a.b"),
+        ("^[ab]c", ""),
+        ("^a|b", ""),
+        ("(?i)^ab", ""),
+        ("ab", ""),
+    ],
+)
+def test_an_anchored_pattern_tells_what_it_opens_with(source: str, opening: str) -> None:
+    pattern = compile_pattern(source)
+    assert opening_of(pattern) == opening
+    for text in ("</think>x", "  </think>", "abcc", "a.bbc", "aXb", "c", "AB", "ab", "bc", "b"):
+        if pattern.search(text) and is_anchored(pattern):
+            assert text.lstrip().startswith(opening)
 
 
 @pytest.mark.parametrize(

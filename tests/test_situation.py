@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.supervision import DAY, SPECIAL, cases
 from pipeline.conversation import Conversation
 from pipeline.errors import RecordError, TemplateError
+from pipeline.quotation import join_strings
 from pipeline.rendered import Rendered
 from pipeline.situation import Heard, Setting, imagine
 from pipeline.surroundings import Surroundings
@@ -168,3 +170,56 @@ def test_imagined_talks_tell_what_real_prefixes_tell_on_real_templates(shared: P
     assert rewritten[True, True] > 250
     assert rewritten[False, True] == 0
     assert rewritten[True, False] <= 9
+
+
+TELLING = Template(
+    "{% for m in messages %}{% set later = loop.index0 < messages | length - 1 %}"
+    "{% set said = m.content or '' %}{% if later and said.strip().endswith('</think>') %}"
+    "{% set said = '' %}{% elif later %}{% set said = said.replace('<think>\\n\\n</think>', '') %}"
+    "{% endif %}"
+    "<|{{ m.role }}|>{{ m.reasoning_content if not later }}{{ said }}"
+    "{{ 'C' if m.tool_calls }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>"
+    "{% if '/x' in messages[-1].content %}<q>{% endif %}"
+    "{% if messages[0].role == 'system' %}S{% endif %}{% endif %}",
+    today=DAY,
+)
+WORDS = [
+    "Hi",
+    "",
+    " \n",
+    "<think>\n\n</think>\n\nA",
+    "<think>x</think>",
+    "<think>x</think>A",
+    "/x",
+    "a /x",
+]
+EXTRAS: list[dict[str, Any]] = [{}, {"reasoning_content": "R"}, {"tool_calls": [CALL]}]
+ROLES = [("user", "assistant", "user"), ("system", "user", "assistant", "assistant", "tool")]
+
+
+@pytest.mark.parametrize("roles", ROLES, ids="-".join)
+def test_conversations_that_are_alike_share_only_what_each_would_learn_alone(
+    roles: tuple[str, ...],
+) -> None:
+    """Of a template whose prompt and history depend on words, think blocks, calls and roles."""
+    shared = Surroundings(TELLING)
+    for asked, said, more in itertools.product(("Hi", "a /x", " "), WORDS, EXTRAS):
+        messages = [
+            {"role": role, "content": said, **more}
+            if role == "assistant"
+            else {"role": role, "content": asked}
+            for role in roles
+        ]
+        conversation = Conversation(messages, plain=not more)
+        alone = Surroundings(TELLING)
+        one = alone.setting(conversation)
+        other = shared.setting(conversation, join_strings(conversation))
+        for index, role in enumerate(roles):
+            assert shared.before(other, index) == alone.before(one, index)
+            if role == "assistant":  # of others nobody asks
+                assert shared.rewrites(other, index) == alone.rewrites(one, index)
+
+
+def test_a_word_of_the_talk_that_the_prompt_has_anyway_changes_nothing() -> None:
+    """Qwen3's prompt says `assistant`; a message that says so is no reason to ask again."""
+    assert around("assistant{% if messages[0].role == 'assistant' %}{% endif %}").telling == ()

@@ -418,3 +418,13 @@ def test_a_talk_inside_a_question_about_it_is_not_supervised() -> None:
     source = "Judge:\n{% for m in messages %}{{ m.content }}\n{% endfor %}Is that safe?<|end|>"
     with pytest.raises(RecordError, match="makes the whole talk part of a question"):
         spoken(source)
+
+
+def test_a_longer_control_token_wins_whatever_was_found_before() -> None:
+    markers = Markers(control=["<e>", "x<e>", "<s>"], added=[])
+    assert markers.ending("a<s>", 0, 4) == "<s>"
+    assert markers.ending("ax<e>", 0, 5) == "x<e>"
+    assert markers.ending("a<e>", 0, 4) == "<e>"
+    assert markers.ending("ax<e>", 0, 5) == "x<e>"
+    assert markers.ending("x<e>", 1, 4) == "<e>"
+    assert markers.ending("a", 0, 1) == ""
