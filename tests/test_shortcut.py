@@ -171,7 +171,9 @@ def test_the_shortcut_writes_what_the_template_means(source: str, text: str | No
         "{% macro f() %}a{% endmacro %}{% macro g() %}{{ f() }}{% macro f() %}b{% endmacro %}"
         "{{ f() }}{% endmacro %}{{ g() }}{{ f() }}",
         "{% if no %}{% macro f() %}a{% endmacro %}{% endif %}{{ f() }}",
-        "{% macro f() %}a{% endmacro %}{% set f = range %}{{ f(2) }}",
+        "{% macro f(x) %}a{% endmacro %}{% set f = range %}{{ f(2)|list }}",
+        "{% for m in messages %}{% if loop.first %}{% macro f() %}a{% endmacro %}{% endif %}"
+        "{{ f() }}{% endfor %}",
         "{% for m in messages %}{% macro f() %}a{% endmacro %}{% endfor %}{{ f() }}",
         "{% autoescape true %}{{ bos + '<' }}{{ bos|safe|replace('s', '<') }}{% endautoescape %}",
         "{% set x %}{% include 'x' %}{% endset %}",
@@ -274,6 +276,8 @@ def test_a_render_that_fails_leaves_nothing_to_the_next() -> None:
         "{% set ns = namespace(a=1) %}{{ ns.a }}",
         "{% set ns = namespace(a=m.content) %}",
         "{{ f(3) }}",
+        "{{ g(m.content) }}",
+        "{% set v = [m.content, m.content] %}{{ v == [v] }}",
         "{% for x in m.content %}{% endfor %}",
         "{% set v = v ~ m.content ~ m.content %}",
         "{{ m.content ~ m.content }}",
@@ -284,6 +288,7 @@ def test_a_render_that_fails_leaves_nothing_to_the_next() -> None:
 def test_no_limit_lets_more_pass_by_the_shortcut(body: str, data: st.DataObject) -> None:
     source = (
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{% endif %}a{% endmacro %}{% set v = 'b' %}"
+        "{% macro g(x) %}{{ x is string }}{% endmacro %}"
         "{% for m in messages %}" + body + "{% endfor %}"
     )
     limits = Limits(
@@ -312,6 +317,11 @@ def test_the_bundled_template_takes_its_shortcut(tools: Any) -> None:
     short = take(template, conversation)
     assert short is not None
     assert short == template.render_fully(conversation)
+
+
+def test_a_macro_may_be_called_for_each_of_many_messages() -> None:
+    source = "{% macro f() %}a{% endmacro %}{% for m in messages %}{{ f() }}{% endfor %}"
+    assert agree(source, [{"role": "user", "content": "Hi"}] * 500) == "a" * 500
 
 
 def test_a_records_own_variables_are_no_constants() -> None:
