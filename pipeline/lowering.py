@@ -11,11 +11,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.conversation import Arguments
+from pipeline.macros import TOLD, Signature
 
 ATTRIBUTES = frozenset(dir(Arguments))  # of dict too: for these names Jinja asks the object first
+_COUNT = re.compile(r"(at|count)_\d+")  # variables of the lowered code, none of a template's
+TRIM = "trim"
 _LOOP_NAME = re.compile(r"l_\d+_loop")
 MISSING, NOTHING = "missing", "nothing"  # names: of Jinja's marker, and of an undefined value
 LOOP = {
@@ -51,7 +55,7 @@ def is_name(node: ast.AST, name: str = "") -> bool:
     return isinstance(node, ast.Name) and (not name or node.id == name)
 
 
-def is_call(node: ast.AST, owner: str, method: str = "") -> bool:
+def is_call(node: ast.AST | None, owner: str, method: str = "") -> bool:
     """Of ``owner(...)``, or of ``owner.method(...)``."""
     if not isinstance(node, ast.Call):
         return False
@@ -74,7 +78,8 @@ class Expressions(ast.NodeTransformer):
     *known* are names whose value is fixed, as constants; *named* maps other names that never change
     to theirs in the lowered code; *tests* maps names to the test that they are; *spaces* are
     namespaces that nothing but their own attributes is asked of: dicts here; other *namespaces*
-    stay Jinja's. ``loops`` are those around that are lowered: ``loop.first`` is a comparison there.
+    stay Jinja's; *macros* are variables that hold one or nothing. ``loops`` are those around that
+    are lowered: ``loop.first`` is a comparison there.
     """
 
     def __init__(
@@ -84,9 +89,11 @@ class Expressions(ast.NodeTransformer):
         tests: Mapping[str, str],
         spaces: Collection[str],
         namespaces: Collection[str] = (),
+        macros: Mapping[str, Signature] = MappingProxyType({}),
     ) -> None:
         self.known, self.named, self.tests, self.spaces = known, named, tests, spaces
         self.kept = {name for name in namespaces if name not in spaces}
+        self.macros = macros
         self.loops: dict[str, Mapping[str, str]] = {}
         # In the lowered code, of what is never missing.
         self._present = {name for name in named.values() if name != MISSING}
@@ -106,6 +113,11 @@ class Expressions(ast.NodeTransformer):
             chosen: ast.expr = self.visit(node.body if node.test.value else node.orelse)
             return chosen
         node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
+        compared = node.test.left if isinstance(node.test, ast.Compare) else None
+        if is_call(node.orelse, "environment", "limit_compared") and is_call(compared, "type"):
+            (named,) = compared.args  # type: ignore[union-attr] # a call
+            if isinstance(named, ast.NamedExpr) and _is_count(named.value):
+                return named.value  # costs no step
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -158,6 +170,8 @@ class Expressions(ast.NodeTransformer):
             node.args[2:] = map(self.visit, node.args[2:])
             node.keywords = self._keywords(node)
             return node
+        if is_call(node, "environment", "call") and (called := self._macro(node)):
+            return called
         node.keywords = self._keywords(node)
         self.generic_visit(node)
         if is_call(node, "undefined"):
@@ -165,8 +179,23 @@ class Expressions(ast.NodeTransformer):
         if is_call(node, "environment", "getitem"):
             return _item(*node.args)
         if isinstance(node.func, ast.Name) and node.func.id in self.tests:
-            return self._test(node, self.tests[node.func.id])
+            name = self.tests[node.func.id]
+            return _trim(node) if name == TRIM else self._test(node, name)
         return node
+
+    def _macro(self, node: ast.Call) -> ast.expr | None:
+        """A call of what is known to be one macro, or nothing."""
+        called = node.args[1]
+        asked = called.orelse if isinstance(called, ast.IfExp) else called
+        signature = self.macros.get(asked.id) if isinstance(asked, ast.Name) else None
+        given = signature.sort(node, MISSING) if signature else None
+        if signature is None or given is None:
+            return None
+        function: ast.expr = ast.Name(signature.function, ast.Load())
+        if isinstance(called, ast.IfExp):
+            function = ast.IfExp(called.test, ast.Name(NOTHING, ast.Load()), function)
+        counts = ast.Attribute(ast.Name("environment", ast.Load()), "limit_macro", ast.Load())
+        return ast.Call(counts, [function, *map(self.visit, given)], [])
 
     def _attribute(self, node: ast.Call) -> ast.expr:
         owner, name = node.args[0], text_of(node.args[1])
@@ -190,8 +219,7 @@ class Expressions(ast.NodeTransformer):
 
     def _keywords(self, node: ast.Call) -> list[ast.keyword]:
         """Without what tells a function of the context, which all that are known here ignore."""
-        told = ("_loop_vars", "_block_vars")
-        return [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords if k.arg not in told]
+        return [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords if k.arg not in TOLD]
 
     def _test(self, node: ast.Call, name: str) -> ast.expr:
         if len(node.args) != 1 or node.keywords:
@@ -205,6 +233,26 @@ class Expressions(ast.NodeTransformer):
         if name in ("none", "true", "false") and isinstance(value, ast.Constant):
             return ast.Constant(value.value is {"none": None, "true": True, "false": False}[name])
         return parse_expression(TESTS[name].format(x=f"({ast.unparse(value)})"))
+
+
+def _trim(node: ast.Call) -> ast.expr:
+    """Of a short string, by its own method; the guard around it has just asked whether it is."""
+    shown = node.args[0]
+    if len(node.args) > 1 or node.keywords or not isinstance(shown, ast.IfExp):
+        return node
+    if not (is_name(shown.body, "shown") and is_call(shown.orelse, "environment", "limit_sized")):
+        return node
+    node.args = [shown.orelse]
+    return ast.IfExp(shown.test, parse_expression("shown.strip()"), node)
+
+
+def _is_count(node: ast.expr) -> bool:
+    """Whether it is made of a loop's own numbers."""
+    if isinstance(node, ast.Name):
+        return _COUNT.fullmatch(node.id) is not None
+    if isinstance(node, ast.BinOp):
+        return _is_count(node.left) and _is_count(node.right)
+    return isinstance(node, ast.Constant) and type(node.value) is int
 
 
 def _get(owner: ast.expr, name: str) -> ast.expr:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import types
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jinja2
@@ -120,6 +120,18 @@ class LimitedEnvironment(HookedEnvironment):
         self.meter.enter()
         self.meter.depth -= 1
         return attributes
+
+    def limit_macro(self, function: Callable[..., str], /, *args: Any) -> str:
+        """The text of a macro, counted as its call. A render that fails begins anew: nothing is
+        put back."""
+        meter = self.meter
+        for value in args:
+            if type(value) is str and len(value) > SMALL:
+                meter.make(len(value))
+        meter.enter()
+        text = function(*args)
+        meter.depth -= 1
+        return text
 
     def limit_built(self, value: Any) -> Any:
         """A list, tuple or dict of the template's own."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import jinja2
+import jinja2.filters
 import jinja2.tests
 from jinja2.utils import Namespace
 
@@ -25,12 +26,14 @@ from pipeline.lowering import (
     MISSING,
     NOTHING,
     TESTS,
+    TRIM,
     Expressions,
     Unfit,
     is_call,
     is_name,
     text_of,
 )
+from pipeline.macros import TOLD, name_macros, sign_macros
 from pipeline.rendered import Rendered, alias_reasoning, assemble
 from pipeline.sandbox import UNDEFINED, LimitedEnvironment
 
@@ -104,6 +107,7 @@ def lower(
     if [function.name for function in functions] != ["root"]:
         raise Unfit("blocks")
     (root,) = functions
+    name_macros(root)
     given = {**environment.globals, **variables, "documents": None, "add_generation_prompt": False}
     given = {name: value for name, value in given.items() if name != "messages"}
     if tools:
@@ -116,9 +120,10 @@ def lower(
     expressions = Expressions(
         {v: e.value for v, e in fixed.items() if isinstance(e, ast.Constant)},
         {v: e.id for v, e in fixed.items() if isinstance(e, ast.Name)},
-        _tests(root, environment),
+        _own_functions(root, environment),
         uses.spaces() if given.get("namespace") is Namespace else (),
         uses.namespaces(),
+        sign_macros(uses.stores),
     )
     setup = [node for node in root.body if _finds_function(node)]
     body = Statements(expressions, resolved).lower(
@@ -161,8 +166,8 @@ def _resolve(name: str, given: Mapping[str, Any]) -> ast.expr:
     return ast.Name(f"given_{name}", ast.Load())
 
 
-def _tests(root: ast.FunctionDef, environment: jinja2.Environment) -> dict[str, str]:
-    """Names of those tests that are Jinja's own."""
+def _own_functions(root: ast.FunctionDef, environment: jinja2.Environment) -> dict[str, str]:
+    """Names of those tests that are Jinja's own, and of its filter `trim`."""
     found: dict[str, str] = {}
     for node in filter(_finds_function, root.body):
         assert isinstance(node, ast.Try)
@@ -170,8 +175,14 @@ def _tests(root: ast.FunctionDef, environment: jinja2.Environment) -> dict[str, 
         (target,), value = node.body[0].targets, node.body[0].value
         if isinstance(value, ast.Subscript) and isinstance(target, ast.Name):
             name = text_of(value.slice) or ""
-            own = isinstance(value.value, ast.Attribute) and value.value.attr == "tests"
-            if own and name in TESTS and environment.tests[name] is jinja2.tests.TESTS[name]:
+            test = isinstance(value.value, ast.Attribute) and value.value.attr == "tests"
+            ours, theirs = (
+                (environment.tests, jinja2.tests.TESTS)
+                if test
+                else (environment.filters, jinja2.filters.FILTERS)
+            )
+            lowered = name in TESTS if test else name == TRIM
+            if lowered and ours[name] is theirs[name]:
                 found[target.id] = name
     return found
 
@@ -206,13 +217,13 @@ class Uses:
         }
         self.resolved: set[str] = set()
         self._resolves: dict[str, str] = {}  # a variable to the name that it resolves
-        self._stores: dict[str, list[ast.AST]] = {}
+        self.stores: dict[str, list[ast.AST]] = {}
         self._loads: dict[str, list[ast.Name]] = {}
         for node in ast.walk(root):
             if isinstance(node, ast.arg):
-                self._stores.setdefault(node.arg, []).append(node)
+                self.stores.setdefault(node.arg, []).append(node)
             elif isinstance(node, ast.FunctionDef):
-                self._stores.setdefault(node.name, []).append(node)
+                self.stores.setdefault(node.name, []).append(node)
             elif isinstance(node, ast.Name):
                 self._use(node)
             elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
@@ -237,7 +248,7 @@ class Uses:
             if self._resolves.setdefault(node.id, name) != name:
                 raise Unfit("a variable of two names")
         elif value is None or not is_name(value, MISSING):
-            self._stores.setdefault(node.id, []).append(parent)
+            self.stores.setdefault(node.id, []).append(parent)
 
     def _hold_namespaces(self) -> None:
         """A namespace is the one object that could have a `get` of its own, by other ways too."""
@@ -255,11 +266,11 @@ class Uses:
 
     def fixed(self) -> dict[str, str]:
         """Variables that are what the context gives, to the name that it has there."""
-        return {v: name for v, name in self._resolves.items() if v not in self._stores}
+        return {v: name for v, name in self._resolves.items() if v not in self.stores}
 
     def spaces(self) -> set[str]:
         """Variables that hold a namespace, of which nothing but attributes is asked."""
-        found = set(self._stores)
+        found = set(self.stores)
         before = None
         while before != found:  # a macro has a name of its own for what it takes from outside
             before = found
@@ -269,7 +280,7 @@ class Uses:
     def _is_space(self, variable: str, others: Collection[str]) -> bool:
         return all(
             self._makes_space(store) or self._is_alias(store, others)
-            for store in self._stores[variable]
+            for store in self.stores[variable]
         ) and all(
             self._asks_attribute(load) or self._is_alias(self.parents[load], others)
             for load in self._loads.get(variable, ())
@@ -284,8 +295,8 @@ class Uses:
 
     def namespaces(self) -> set[str]:
         """Variables that may hold one."""
-        found = {v for v, stores in self._stores.items() if any(map(self._makes_space, stores))}
-        aliases = {v for v, stores in self._stores.items() for s in stores if self._of(s) & found}
+        found = {v for v, stores in self.stores.items() if any(map(self._makes_space, stores))}
+        aliases = {v for v, stores in self.stores.items() for s in stores if self._of(s) & found}
         return found | aliases
 
     @staticmethod
@@ -323,5 +334,4 @@ class Uses:
 
 def _is_free(name: str | None) -> bool:
     """Whether a namespace's attribute of this *name* is what was put there, and nothing else."""
-    told = ("_loop_vars", "_block_vars")
-    return name in told or (name is not None and name[:1] != "_" and name not in ATTRIBUTES)
+    return name in TOLD or (name is not None and name[:1] != "_" and name not in ATTRIBUTES)

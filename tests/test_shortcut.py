@@ -111,8 +111,33 @@ def agree(source: str, messages: list[dict[str, Any]], *, tools: Any = None, **m
             "3False",
         ),
         ("{% macro f(m) %}{{ m.role }}{{ m.role }}{% endmacro %}{{ f(messages[0]) }}", "useruser"),
+        ("{{ (bos|safe) is string }}{{ messages[0].role is string }}{{ no is string }}", None),
+        # Owners of what later loops print.
+        ("{% for m in messages %}a{% endfor %}{% for m in messages[:1] %}b{% endfor %}", "aaab"),
+        (
+            "{% macro f(a, b=2, c=b) %}{{ a }}{{ b }}{{ c }} {% endmacro %}{{ f(1) }}"
+            "{{ f(1, c=3) }}{{ f(a=2, c=1) }}{{ f(b=1, c=3) }}{{ f(1, 2, 3) }}{{ f() }}",
+            "122 123 221 13 123 22 ",
+        ),
+        (
+            "{% macro f(n) %}{{ n }}{% if n %}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+            "{% macro g(x) %}<{{ f(x)|trim }}>{% endmacro %}{{ g(2) }}",
+            "<210>",
+        ),
+        (
+            "{% for m in messages %}{% macro f(x) %}{{ x }}{{ m.role }}{% endmacro %}"
+            "{{ f(loop.index) }} {% endfor %}{{ f is defined }}",
+            "1user 2assistant 3tool False",
+        ),
+        ("{{ ' a '|trim }}{{ 5|trim }}{{ ('x' ~ bos ~ ' ')|trim }}{{ bos|trim('<') }}", None),
+        (
+            "{% for m in messages %}{{ loop.index0 > 0 }}{{ loop.index < loop.length }}"
+            "{{ loop.index == '1' }} {% endfor %}",
+            "FalseTrueFalse TrueTrueFalse TrueFalseFalse ",
+        ),
         # Keys that are called like a dict's attributes.
         ("{{ messages[1].tool_calls[0].function.arguments['items'] }}", "2"),
+        ("{{ messages[1].tool_calls[0].function.arguments.items is callable }}", "True"),
     ],
 )  # fmt: skip
 def test_the_shortcut_writes_what_the_template_means(source: str, text: str | None) -> None:
@@ -138,7 +163,17 @@ def test_the_shortcut_writes_what_the_template_means(source: str, text: str | No
         "{{ outer.index }}{{ loop.index }} {% endfor %}{% endfor %}",
         "{% macro f(v) %}{{ v.index }}{% endmacro %}{% for m in messages %}{{ f(loop) }}"
         "{% endfor %}",
-        "{% autoescape true %}{{ '<' }}{% endautoescape %}",
+        "{% macro f(a) %}{{ a }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1, 2, c=3) }}",
+        "{% macro f(a) %}{{ a }}{{ caller() }}{% endmacro %}{% call f(1) %}x{% endcall %}",
+        "{% macro f(a, b) %}{{ a }}{{ b }}{% endmacro %}{{ f(b=1, a=2) }}",
+        "{% macro f(a) %}{{ a }}{% endmacro %}{{ f(1, 2) }}",
+        "{% macro f(a) %}{{ a }}{% endmacro %}{{ f(1, a=2) }}",
+        "{% macro f() %}a{% endmacro %}{% macro g() %}{{ f() }}{% macro f() %}b{% endmacro %}"
+        "{{ f() }}{% endmacro %}{{ g() }}{{ f() }}",
+        "{% if no %}{% macro f() %}a{% endmacro %}{% endif %}{{ f() }}",
+        "{% macro f() %}a{% endmacro %}{% set f = range %}{{ f(2) }}",
+        "{% for m in messages %}{% macro f() %}a{% endmacro %}{% endfor %}{{ f() }}",
+        "{% autoescape true %}{{ bos + '<' }}{{ bos|safe|replace('s', '<') }}{% endautoescape %}",
         "{% set x %}{% include 'x' %}{% endset %}",
         "{% block b %}a{% endblock %}",
         "{{ bos.nothing }}{{ messages[9] }}",
