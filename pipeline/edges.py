@@ -44,21 +44,36 @@ class TokenSpans:
 class BytePositions:
     """Character positions to byte positions, by counting the bytes that start a character.
 
-    A batch that is ASCII needs none of it: there the two are one.
+    Rows that are ASCII need none of it: there the two are one. To count those of all rows took
+    three quarters of the time of all weights.
     """
 
     def __init__(self, encoded: Encoded, texts: list[str]) -> None:
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        # Where each row's characters begin among all, and where each of all does in bytes.
-        self._firsts = np.concatenate(([0], np.cumsum(lengths)))
-        self._leads: Int64s | None = None
-        if self._firsts[-1] != len(encoded.text):
-            leads = np.flatnonzero((encoded.text & 0xC0) != 0x80)
-            self._leads = np.append(leads, len(encoded.text))
+        self._starts, sizes = encoded.starts, np.diff(encoded.starts)
+        self._wide = lengths != sizes
+        wide = np.flatnonzero(self._wide)
+        if not len(wide):
+            return
+        text, starts = encoded.text, encoded.starts
+        joined = np.concatenate([text[starts[row] : starts[row + 1]] for row in wide.tolist()])
+        # Where each character of the wide rows begins among all their bytes: no lead byte is one
+        # from 0x80 to 0xBF, which as signed numbers are the least.
+        self._leads = np.append(np.flatnonzero(joined.view(np.int8) >= -64), len(joined))
+        self._characters, self._shifts = np.zeros((2, len(texts)), np.int64)
+        self._characters[wide] = np.cumsum(lengths[wide]) - lengths[wide]
+        self._shifts[wide] = starts[wide] - (np.cumsum(sizes[wide]) - sizes[wide])
 
     def __call__(self, rows: Int64s, characters: Int64s) -> Int64s:
-        found = self._firsts[rows] + characters  # a row's end is the start of what follows it
-        return np.asarray(found if self._leads is None else self._leads[found], np.int64)
+        found = self._starts[rows] + characters
+        wide = self._wide[rows]
+        if wide.any():
+            mine = rows[wide]
+            # A row's end is the start of what follows it.
+            found[wide] = (
+                self._leads[self._characters[mine] + characters[wide]] + self._shifts[mine]
+            )
+        return np.asarray(found, np.int64)
 
 
 @dataclass(frozen=True, slots=True)

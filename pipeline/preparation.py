@@ -240,7 +240,6 @@ class Preparation:
                 draft.setting,
                 turns,
                 text,
-                strings=draft.strings,
                 quoted=len(draft.quoted),
                 surroundings=self.surroundings,
             ),

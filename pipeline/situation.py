@@ -71,11 +71,12 @@ class Learnt(NamedTuple):
     """What is known of conversations that are `alike`, by the index of a message.
 
     ``prompts`` is what precedes it (a `Prompt`), ``rewrites`` whether it is written otherwise once
-    others follow.
+    others follow; ``thoughts`` are the messages that hold a think block, or more than their text.
     """
 
     prompts: dict[int, Any]
     rewrites: dict[int, bool]
+    thoughts: Sequence[int]
 
 
 class Setting:
@@ -105,7 +106,8 @@ class Setting:
         frame: Frame | None = None,
     ) -> None:
         self.conversation, self.telling = conversation, telling
-        self.learnt = Learnt({}, {}) if learnt is None else learnt
+        everything = range(len(conversation.messages))
+        self.learnt = Learnt({}, {}, everything) if learnt is None else learnt
         self.messages = conversation.messages
         self.frame = frame or frame_of(conversation)
         self.speaks: int | None = None  # the first message of the assistant, once somebody asks

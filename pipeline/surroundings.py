@@ -134,8 +134,11 @@ class Surroundings:
         key = liken(conversation, self.telling, strings)
         learnt = alike.get(key)
         if learnt is None:
-            learnt = alike[key] = Learnt({}, {})
-            self.shared += len(conversation.messages)
+            # What is signed with a word is that role's message, with text and nothing else.
+            count = len(conversation.messages)
+            thoughts = [i for i, sign in enumerate(key[:count]) if not isinstance(sign, str)]
+            learnt = alike[key] = Learnt({}, {}, thoughts)
+            self.shared += count
         return Setting(conversation, self.telling, learnt, frame)
 
     def _told(self, frame: Frame) -> _Told:

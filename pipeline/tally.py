@@ -19,12 +19,10 @@ def count_row(
     turns: Sequence[Turn],
     text: str,
     *,
-    strings: str,
     quoted: int,
     surroundings: Surroundings,
 ) -> dict[str, int]:
-    """By name, where it is not 0; *strings* has every string of the conversation."""
-    plain, thinks = setting.conversation.plain, "</think>" in strings
+    """By name, where it is not 0; *quoted* are the control tokens that the data spells out."""
     found: list[str] = ["quoted_control_tokens"] * quoted
     messages, weights = setting.messages, setting.conversation.weights
     rewrites = setting.learnt.rewrites
@@ -40,10 +38,9 @@ def count_row(
     if weights is not None:
         found += ["weighted_inputs"] * _count_inputs(weights, messages)
     written: dict[int, Turn] | None = None
-    for index, message in enumerate(() if plain and not thinks else messages):
-        if len(message) > 2 or (
-            thinks and message["role"] == "assistant" and "</think>" in (message["content"] or "")
-        ):
+    for index in setting.learnt.thoughts:
+        message = messages[index]
+        if len(message) > 2 or "</think>" in (message["content"] or ""):
             if written is None:
                 written = {turn.message: turn for turn in turns}
             found += _lost(message, text, written.get(index))
