@@ -22,6 +22,7 @@ from pipeline.lowering import (
     text_of,
 )
 
+_DEEPEST = 8  # loops in loops: each looks at all that is inside it
 MOST_PIECES = 4096  # of text: what prints more is left to the template's own code, which counts
 _HOOK = re.compile(r"weighted_shards_\d+")
 _LOOP_NAME = re.compile(r"l_\d+_loop")
@@ -188,6 +189,8 @@ class Statements:
         owning: Sequence[ast.stmt] = (),
     ) -> list[ast.stmt]:
         """*owning* is the call that tells the recorder of a message, if this is to be in place."""
+        if depth >= _DEEPEST:
+            raise Unfit("loops nest too deep")
         number = next(self._numbers)
         at, count, items = f"at_{number}", f"count_{number}", f"items_{number}"
         extended = is_call(loop.iter, "LoopContext")

@@ -324,6 +324,29 @@ def test_a_macro_may_be_called_for_each_of_many_messages() -> None:
     assert agree(source, [{"role": "user", "content": "Hi"}] * 500) == "a" * 500
 
 
+def test_a_template_on_which_most_renders_fail_is_not_tried_for_a_while() -> None:
+    template = Template("{% for m in messages %}{{ m.x.y }}{% endfor %}", today=DAY)
+    good, bad = (Conversation([{"role": "user", "x": x}]) for x in ({"y": "a"}, "a"))
+    for conversation in [bad, good, good] * 100:
+        template.render(conversation)
+    assert take(template, good) is not None, "a third of them is not most"
+    for _ in range(200):
+        assert template.render(bad).text == ""
+    assert take(template, good) is None
+    assert template.render(good).text == "a"
+    for _ in range(1000):
+        template.render(good)
+    assert take(template, good) is not None
+
+
+def test_what_would_take_long_to_lower_keeps_its_own_code() -> None:
+    deep = "{% for m in messages %}" * 9 + "a" + "{% endfor %}" * 9
+    long = "{% for m in messages %}" + "{{ m.role }}" * 3000 + "{% endfor %}"
+    for source in (deep, long):
+        template = Template(source, today=DAY)
+        assert take(template, Conversation(TALK[:1])) is None
+
+
 def test_a_records_own_variables_are_no_constants() -> None:
     template = Template("{{ bos }}{{ add_generation_prompt }}", today=DAY, variables=VARIABLES)
     assert template.render(Conversation(TALK, kwargs={"bos": "<b>"})).text == "<b>False"
