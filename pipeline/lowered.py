@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import ast
 import itertools
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from pipeline.lowering import (
-    LOOP,
-    NOTHING,
-    Expressions,
+from pipeline.forms import (
     Unfit,
+    appends,
+    asks_for_namespace,
+    first_hook,
+    hook_of,
+    is_book,
+    is_bookkeeping,
     is_call,
+    is_hook_call,
     is_name,
+    is_space,
+    names_of,
+    prints,
+    reads_only_known,
     text_of,
 )
+from pipeline.hoisted import hoist
+from pipeline.lowering import Expressions
 
 _DEEPEST = 8  # loops in loops: each looks at all that is inside it
 MOST_PIECES = 4096  # of text: what prints more is left to the template's own code, which counts
-_HOOK = re.compile(r"weighted_shards_\d+")
-_LOOP_NAME = re.compile(r"l_\d+_loop")
-_BOOKKEEPING = frozenset(("context", "_loop_vars", "_block_vars"))  # nothing here reads them
 
 
 class Statements:
@@ -43,9 +48,9 @@ class Statements:
         rest = list(body)
         while rest:
             statement = rest.pop(0)
-            hook = _hook_of(statement)
+            hook = hook_of(statement)
             if hook and printing:
-                stop = next(i for i, s in enumerate(rest) if _is_hook_call(s, hook, "pop"))
+                stop = next(i for i, s in enumerate(rest) if is_hook_call(s, hook, "pop"))
                 lowered += self._lower_hooked(rest[:stop], hook, depth)
                 rest = rest[stop + 1 :]
             else:
@@ -58,21 +63,21 @@ class Statements:
         if len(loops) != 1:
             raise Unfit("a hook without its loop")
         (loop,) = loops
-        calls = [s for s in ast.walk(loop) if isinstance(s, ast.stmt) and _is_hook_call(s, hook)]
-        push = [s for s in body if _is_hook_call(s, hook)]
-        if not any(map(_prints, loop.body)):
+        calls = [s for s in ast.walk(loop) if isinstance(s, ast.stmt) and is_hook_call(s, hook)]
+        push = [s for s in body if is_hook_call(s, hook)]
+        if not any(map(prints, loop.body)):
             kept = [s for s in body if s not in push]
             return [x for s in kept for x in self._without(s, calls, depth)]
         iterated = self._iterated(loop)
-        names = _names_of(loop)
-        own = len(calls) == 1 and calls[0] is loop.body[_first_hook(loop.body)]
+        names = names_of(loop)
+        own = len(calls) == 1 and calls[0] is loop.body[first_hook(loop.body)]
         if not (
             own
             and depth == 0
             and len(names) == 1
             and is_name(iterated, "messages")
-            and (not is_call(loop.iter, "LoopContext") or _reads_only_known(loop))
-            and _is_hook_call(calls[0], hook, "enter")
+            and (not is_call(loop.iter, "LoopContext") or reads_only_known(loop))
+            and is_hook_call(calls[0], hook, "enter")
         ):
             plain = ast.parse(f"{hook} = recorder.ready(messages)").body
             inner = [x for s in body for x in self._lower_one(s, printing=True, depth=depth)]
@@ -129,7 +134,7 @@ class Statements:
             marked = self._mark_generated(statement.value)
             if marked:
                 return marked
-        if hook := _hook_of(statement):
+        if hook := hook_of(statement):
             return ast.parse(f"{hook} = recorder.ready(messages)").body
         if isinstance(statement, ast.Assign):
             return self._lower_assignment(statement)
@@ -150,7 +155,7 @@ class Statements:
         return ast.parse(f"enclosed.append(({self._begun.pop()}, len(pieces)))").body
 
     def _lower_if(self, statement: ast.If, *, printing: bool, depth: int) -> list[ast.stmt]:
-        if _asks_for_namespace(statement, self.expressions.spaces):
+        if asks_for_namespace(statement, self.expressions.spaces):
             return []
         test = self._expression(statement.test)
         if isinstance(test, ast.Constant):
@@ -167,14 +172,14 @@ class Statements:
         targets = [
             target
             for target in statement.targets
-            if not (isinstance(target, ast.Name) and target.id in fixed) and not _is_book(target)
+            if not (isinstance(target, ast.Name) and target.id in fixed) and not is_book(target)
         ]
         if not targets:
             return []
         value = statement.value
         if is_call(value, "resolve"):
             value = self.resolved[text_of(value.args[0]) or ""]  # type: ignore[attr-defined] # a call
-        elif is_call(value, "environment", "call") and _is_space(targets, self.expressions.spaces):
+        elif is_call(value, "environment", "call") and is_space(targets, self.expressions.spaces):
             value = self.expressions.make_space(value)  # type: ignore[arg-type] # a call
         else:
             value = self._expression(value)
@@ -197,7 +202,7 @@ class Statements:
         target, iterated = loop.target, loop.iter
         name = ""
         if extended:
-            if not _reads_only_known(loop):
+            if not reads_only_known(loop):
                 return self._keep_loop(loop, depth, printing=printing)
             assert isinstance(loop.iter, ast.Call)
             iterated = loop.iter.args[0]
@@ -213,11 +218,11 @@ class Statements:
         if owning:
             said = f"events.append((len(pieces), {at}))\nrecorder.owner = {at}"
             body = [*ast.parse(said).body, *body]
-        if printing and any(map(_appends, body)):
+        if printing and any(map(appends, body)):
             check = f"if len(pieces) > {MOST_PIECES}: raise OverflowError"
             body = [*ast.parse(check).body, *body]
-        if len(_names_of(loop)) == 1:
-            body = _hoist(_names_of(loop)[0], body)
+        if len(names_of(loop)) == 1:
+            body = hoist(names_of(loop)[0], body)
         orelse = self.lower(loop.orelse, printing=printing, depth=depth) if loop.orelse else []
         values = self._expression(iterated)
         if not (extended or owning):
@@ -239,116 +244,6 @@ class Statements:
         return [loop]
 
 
-def _copy(node: ast.expr) -> ast.expr:
-    return ast.parse(ast.unparse(node), mode="eval").body
-
-
-def _names_of(loop: ast.For) -> list[str]:
-    target = loop.target
-    if is_call(loop.iter, "LoopContext") and isinstance(target, ast.Tuple):
-        target = target.elts[0]
-    return [node.id for node in ast.walk(target) if isinstance(node, ast.Name)]
-
-
-def _hook_of(statement: ast.stmt) -> str:
-    """``weighted_shards_1 = environment.recorder`` names the hook of the loop that follows."""
-    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-        name = statement.targets[0].id
-        return name if _HOOK.fullmatch(name) else ""
-    return ""
-
-
-def _is_hook_call(statement: ast.AST, hook: str, method: str = "") -> bool:
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
-        return False
-    called = statement.value.func
-    return (
-        isinstance(called, ast.Attribute)
-        and is_name(called.value, hook)
-        and (not method or called.attr == method)
-    )
-
-
-def _first_hook(body: Sequence[ast.stmt]) -> int:
-    found = (
-        i
-        for i, s in enumerate(body)
-        if isinstance(s, ast.Expr)
-        and isinstance(s.value, ast.Call)
-        and isinstance(s.value.func, ast.Attribute)
-        and isinstance(s.value.func.value, ast.Name)
-        and _HOOK.fullmatch(s.value.func.value.id)
-    )
-    return next(found, 0)
-
-
-def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
-        for child in ast.iter_child_nodes(node):
-            yield from _outside_functions(child)
-
-
-def _prints(statement: ast.AST) -> bool:
-    return any(
-        isinstance(node, (ast.Yield, ast.YieldFrom)) for node in _outside_functions(statement)
-    )
-
-
-def _appends(statement: ast.AST) -> bool:
-    return any(is_call(node, "append") for node in _outside_functions(statement))
-
-
-def is_bookkeeping(statement: ast.AST) -> bool:
-    """What keeps a context up to date: ``context.vars['x'] = ...``, ``_loop_vars['x'] = ...``."""
-    if isinstance(statement, ast.Assign):
-        return all(map(_is_book, statement.targets))
-    called = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(called, ast.Call) and _is_book(called.func)
-
-
-def _is_book(node: ast.expr) -> bool:
-    """``_loop_vars``, ``context.vars['x']``, ``context.vars.update``."""
-    if isinstance(node, ast.Name):
-        return node.id in _BOOKKEEPING
-    inner = node.value if isinstance(node, (ast.Subscript, ast.Attribute)) else None
-    while isinstance(inner, ast.Attribute):
-        inner = inner.value
-    return isinstance(inner, ast.Name) and inner.id in _BOOKKEEPING
-
-
-def _is_space(targets: Sequence[ast.expr], spaces: Collection[str]) -> bool:
-    return len(targets) == 1 and isinstance(targets[0], ast.Name) and targets[0].id in spaces
-
-
-def _asks_for_namespace(statement: ast.If, spaces: Collection[str]) -> bool:
-    """``if not isinstance(l_0_ns, Namespace): raise ...``, of one that is a dict here."""
-    test = statement.test
-    if not (isinstance(test, ast.UnaryOp) and is_call(test.operand, "isinstance")):
-        return False
-    value, kind = test.operand.args  # type: ignore[attr-defined] # a call
-    return isinstance(value, ast.Name) and value.id in spaces and is_name(kind, "Namespace")
-
-
-def _reads_only_known(loop: ast.For) -> bool:
-    """Whether all that is asked of ``loop`` are numbers and neighbours."""
-    assert isinstance(loop.iter, ast.Call)
-    if len(loop.iter.args) != 2 or not isinstance(loop.target, ast.Tuple):
-        return False  # a recursive loop
-    own = loop.target.elts[1]
-    if not isinstance(own, ast.Name) or not _LOOP_NAME.fullmatch(own.id):
-        return False
-    asked = [n for s in (*loop.body, *loop.orelse) for n in ast.walk(s)]
-    loads = sum(is_name(n, own.id) for n in asked)
-    known = sum(
-        is_call(n, "environment", "getattr")
-        and is_name(n.args[0], own.id)  # type: ignore[attr-defined] # a call
-        and (text_of(n.args[1]) or "") in LOOP  # type: ignore[attr-defined] # a call
-        for n in asked
-    )
-    return loads == known
-
-
 def _merge_constants(body: list[ast.stmt]) -> list[ast.stmt]:
     """``append('a'); append('b')`` is one piece: nobody is told in between."""
     merged: list[ast.stmt] = []
@@ -368,40 +263,5 @@ def _constant_piece(statement: ast.stmt) -> str | None:
     return None
 
 
-def _hoist(name: str, body: list[ast.stmt]) -> list[ast.stmt]:
-    """``name.get('role', nothing)`` is asked once an iteration: nothing changes the record."""
-    nodes = [n for s in body for n in ast.walk(s)]
-    if any(is_name(n, name) and isinstance(n.ctx, ast.Store) for n in nodes):  # type: ignore[attr-defined] # a name
-        return body
-    keys = Counter(key for n in nodes if (key := _asked_of(n, name)) is not None)
-    hoisted = [key for key, times in keys.items() if times > 1]
-    begin = [
-        s
-        for key in hoisted
-        for s in ast.parse(f"{_field(name, key)} = {name}.get({key!r}, {NOTHING})").body
-    ]
-    replace = _Fields(name, hoisted)
-    return [*begin, *(replace.visit(s) for s in body)]
-
-
-def _asked_of(node: ast.AST, name: str) -> str | None:
-    if is_call(node, name, "get") and len(node.args) == 2 and is_name(node.args[1], NOTHING):  # type: ignore[attr-defined] # a call
-        key = text_of(node.args[0])  # type: ignore[attr-defined] # a call
-        return key if key is not None and key.isidentifier() else None
-    return None
-
-
-def _field(name: str, key: str) -> str:
-    return f"field_{name}_{key}"  # no variable of a template: these begin with l_
-
-
-class _Fields(ast.NodeTransformer):
-    def __init__(self, name: str, keys: Sequence[str]) -> None:
-        self.name, self.keys = name, frozenset(keys)
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        key = _asked_of(node, self.name)
-        if key is not None and key in self.keys:
-            return ast.Name(_field(self.name, key), ast.Load())
-        self.generic_visit(node)
-        return node
+def _copy(node: ast.expr) -> ast.expr:
+    return ast.parse(ast.unparse(node), mode="eval").body

@@ -15,24 +15,21 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.conversation import Arguments
+from pipeline.forms import (
+    LOOP,
+    LOOP_NAME,
+    MISSING,
+    NOTHING,
+    is_call,
+    is_name,
+    parse_expression,
+    text_of,
+)
 from pipeline.macros import TOLD, Signature
 
 ATTRIBUTES = frozenset(dir(Arguments))  # of dict too: for these names Jinja asks the object first
 _COUNT = re.compile(r"(at|count)_\d+")  # variables of the lowered code, none of a template's
 TRIM = "trim"
-_LOOP_NAME = re.compile(r"l_\d+_loop")
-MISSING, NOTHING = "missing", "nothing"  # names: of Jinja's marker, and of an undefined value
-LOOP = {
-    "first": "{at} == 0",
-    "last": "{at} == {count} - 1",
-    "index0": "{at}",
-    "index": "{at} + 1",
-    "revindex": "{count} - {at}",
-    "revindex0": "{count} - {at} - 1",
-    "length": "{count}",
-    "previtem": "{items}[{at} - 1] if {at} else nothing",
-    "nextitem": "{items}[{at} + 1] if {at} + 1 < {count} else nothing",
-}
 TESTS = {
     "string": "isinstance({x}, str)",
     "defined": "not isinstance({x}, Undefined)",
@@ -41,35 +38,6 @@ TESTS = {
     "true": "{x} is True",
     "false": "{x} is False",
 }
-
-
-class Unfit(Exception):  # noqa: N818 - no error: the template keeps its own code
-    """The code has a shape that is not known here."""
-
-
-def parse_expression(text: str) -> ast.expr:
-    return ast.parse(text, mode="eval").body
-
-
-def is_name(node: ast.AST, name: str = "") -> bool:
-    return isinstance(node, ast.Name) and (not name or node.id == name)
-
-
-def is_call(node: ast.AST | None, owner: str, method: str = "") -> bool:
-    """Of ``owner(...)``, or of ``owner.method(...)``."""
-    if not isinstance(node, ast.Call):
-        return False
-    called = node.func
-    if not method:
-        return is_name(called, owner)
-    return (
-        isinstance(called, ast.Attribute) and called.attr == method and is_name(called.value, owner)
-    )
-
-
-def text_of(node: ast.AST) -> str | None:
-    """The string that a constant is."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 class Expressions(ast.NodeTransformer):
@@ -206,7 +174,7 @@ class Expressions(ast.NodeTransformer):
         self.generic_visit(node)
         if name is None or name in ATTRIBUTES or asked_name in self.kept:
             return node
-        if asked_name == "shown" or _LOOP_NAME.fullmatch(asked_name):
+        if asked_name == "shown" or LOOP_NAME.fullmatch(asked_name):
             return node  # `shown` is a long string whose method is called
         return _get(node.args[0], name)
 

@@ -19,18 +19,10 @@ from jinja2.utils import Namespace
 
 from pipeline.conversation import Conversation
 from pipeline.environment import Recorder
+from pipeline.forms import MISSING, NOTHING, Unfit, is_name, text_of
 from pipeline.limits import Limits, Meter
 from pipeline.lowered import Statements
-from pipeline.lowering import (
-    MISSING,
-    NOTHING,
-    TESTS,
-    TRIM,
-    Expressions,
-    Unfit,
-    is_name,
-    text_of,
-)
+from pipeline.lowering import TESTS, TRIM, Expressions
 from pipeline.macros import name_macros, sign_macros
 from pipeline.rendered import Rendered, alias_reasoning, assemble
 from pipeline.sandbox import UNDEFINED, LimitedEnvironment

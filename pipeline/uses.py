@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
-from pipeline.lowered import is_bookkeeping
-from pipeline.lowering import ATTRIBUTES, MISSING, Unfit, is_call, is_name, text_of
+from pipeline.forms import MISSING, Unfit, is_bookkeeping, is_call, is_name, text_of
+from pipeline.lowering import ATTRIBUTES
 from pipeline.macros import TOLD
 
 

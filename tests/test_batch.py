@@ -196,3 +196,22 @@ def test_a_record_with_too_long_a_row_is_a_reject_and_the_others_stay_as_they_ar
     kept = [row for row in free.rows.to_pylist() if row["row"] in (0, 2, 4)]
     assert bounded.rows.to_pylist() == kept
     assert (bounded.counts["conversations"], bounded.counts["rows"]) == (5, len(kept))
+
+
+def test_a_large_record_is_looked_at_alone(encoder: Any) -> None:
+    """Should it kill its worker, it is the one that the worker was at."""
+    large = {"messages": [{"role": "user", "content": "x " * 80_000}, TALK["messages"][1]]}
+    values = [TALK, CALLED, large, TALK, CALLED, TALK]
+    records = [
+        Record(source="", row=i, line=0, raw=json.dumps(value).encode())
+        for i, value in enumerate(values)
+    ]
+    told: list[int] = []
+    together = encoder.encode(records, at=told.append)
+    assert {*told} == {*range(6)}
+    first, last = told.index(2), len(told) - told[::-1].index(2)
+    assert {*told[first:last]} == {2}
+    assert told[:4] == [0, 1, 0, 1]  # the others stage by stage
+    assert together.rows.column("row").to_pylist() == [*range(6)]
+    alone = [encoder.encode([record]).rows for record in records]
+    assert together.rows.equals(pa.Table.from_batches(alone).combine_chunks().to_batches()[0])
