@@ -172,8 +172,8 @@ def liken(conversation: Conversation, telling: Sequence[str], strings: str) -> t
         role, content = message["role"], message.get("content")
         if len(message) > 2 or type(content) is not str or not content or content.isspace():
             signs.append(_sign(message))
-        elif thinks and role == "assistant" and (close := content.rfind(_CLOSE)) >= 0:
-            signs.append(_sign_thought(content, close))
+        elif thinks and role == "assistant" and _CLOSE in content:
+            signs.append(_sign_thought(content))
         else:
             signs.append(role)
     heard = [word for word in telling if word in strings]
@@ -188,13 +188,10 @@ def _sign(message: Mapping[str, Any]) -> tuple[Any, ...]:
     return role, bool(content), bool(message.get("tool_calls")), shape
 
 
-def _sign_thought(content: str, close: int) -> int:
-    """Of an answer with a think block that ends at *close*: is it empty, and is it all."""
-    after = close + len(_CLOSE)
-    start = content.rfind(_OPEN, 0, close)
-    thought = content[start + len(_OPEN) if start >= 0 else 0 : close]
-    empty = not thought or thought.isspace()
-    return 2 * empty + (after == len(content) or content[after:].isspace())
+def _sign_thought(content: str) -> int:
+    """Of an answer with a think block: is that empty, and is it all."""
+    thought, after = find_thought(content)
+    return 2 * (not thought) + (after == len(content) or content[after:].isspace())
 
 
 def _overhear(setting: Setting, index: int) -> tuple[Heard, Heard, Heard]:
