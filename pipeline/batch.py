@@ -5,6 +5,7 @@ Everything else (processes, ``datasets.map``, Ray) is a way of calling ``Encoder
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.columns import column, list_column, row_sums
 from pipeline.conversation import Conversation
 from pipeline.division import divide_rows
 from pipeline.errors import InputError, RecordError
+from pipeline.laid import BEGIN, BODY, FOUND, HOW, ROW, UNTIL, gather
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
 from pipeline.preparation import TOO_DEEP, Preparation
@@ -36,8 +38,8 @@ from pipeline.weights import IGNORED, Weighed
 
 _GROUP = 1 << 22  # characters
 _TOLD = ("quoted_control_tokens", "rewritten_turns", "weighted_inputs")
-_TOGETHER = 64  # records; and so many bytes of them
-_TOGETHER_BYTES = 1 << 17
+_TOGETHER = 128  # records; and so many bytes of them
+_TOGETHER_BYTES = 1 << 18
 
 
 class Encoder:
@@ -309,16 +311,18 @@ def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
     counts: Counts = Counter()
     if kept.any():
         counts.update(dict.fromkeys(_TOLD, 0))
-    found, stopless = list[str](), 0
-    for keep, p in zip(kept.tolist(), prepared, strict=True):
-        if not keep:
-            continue
-        if p.counts:
-            counts.update(p.counts)
-        for turn in p.turns:
+    laid, listed = gather(p.turns for p in prepared)
+    laid = laid[kept[laid[:, ROW]] & (laid[:, BEGIN] >= 0)]
+    stopless = int((laid[:, BODY] == laid[:, UNTIL]).sum())
+    found = [HOW[code] for code in laid[:, FOUND].tolist()]
+    for row in listed:
+        for turn in prepared[row].turns if kept[row] else ():
             if turn.outputs:
                 found.append(turn.found)
                 stopless += turn.stop < 0
+    for p in itertools.compress(prepared, kept.tolist()):
+        if p.counts:
+            counts.update(p.counts)
     if found:
         counts["turns"] = len(found)
         counts["turns_without_stop"] = stopless

@@ -29,10 +29,10 @@ def find_cuts(
     The build's edge ``split`` makes outputs, own weights and rules without an edge of their own
     split. ms-swift joins what weighs alike by whatever rules.
     """
+    if not splits(rules, policy):
+        return []
     edge = policy.edge
     split = [(rule.edge or edge) == "split" for rule in rules.rules]
-    if not any(split) and edge != "split":
-        return []
     if not policy.swift:
         apart = {
             at
@@ -43,6 +43,11 @@ def find_cuts(
         rest = _changes(text, turns, scales, [], rules, split, edge)
         return sorted(apart.union(rest) - {0, len(text)})
     return _changes(text, turns, scales, claims, rules, split, edge)
+
+
+def splits(rules: RuleSet, policy: Policy) -> bool:
+    """Whether any edge asks for it."""
+    return policy.edge == "split" or any(rule.edge == "split" for rule in rules.rules)
 
 
 def _edges(claims: Sequence[Claim], rule: Rule) -> set[int]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.columns import column
+from pipeline.laid import FOUND, NUMBERS, OPENED, ROLES, gather
 from pipeline.regions import TEMPLATE, Region, Turn, divide, end_reasoning
 from pipeline.rows import Prepared
 from pipeline.scales import cut_regions, scale_template
@@ -23,22 +24,30 @@ from pipeline.shards import SPAN_TYPE
 _NAMES = ("header", "reasoning", "content", "tool_call", "stop", "trailing", "input", TEMPLATE)
 _INPUT = _NAMES.index("input")
 _NUMBERS = 10  # a turn: row, message, role, and the seven borders of its six parts
+_LAID = [n for n in range(NUMBERS) if n not in (FOUND, OPENED)]
 
 Int64s = npt.NDArray[np.int64]
 
 
 def divide_rows(prepared: Sequence[Prepared]) -> pa.ListArray:
     """Each message's regions, in characters of the rendered text."""
-    roles: dict[str, int] = {"": 0}
+    roles = {role: code for code, role in enumerate(ROLES)}
     flat: list[int] = []
     rare: list[tuple[int, Region]] = []
-    for row, p in enumerate(prepared):
+    # What has weights of its own is no usual row, but rows can be made of such as well.
+    laid, listed = gather([] if p.scales else p.turns for p in prepared)
+    for row in listed:
+        p = prepared[row]
         length = len(flat)
         if p.scales or not _flatten(row, p.turns, p.text, roles, flat):
             del flat[length:]
             rare += [(row, region) for region in _divide_slowly(p)]
     # Through an array, as numpy asks each number of a list what it is.
-    fields = _divide_plain(np.frombuffer(array("q", flat), np.int64).reshape(-1, _NUMBERS))
+    turns = np.frombuffer(array("q", flat), np.int64).reshape(-1, _NUMBERS)
+    if len(laid):
+        turns = np.concatenate((laid[:, _LAID], turns))
+        turns = turns[np.argsort(turns[:, 0], kind="stable")] if listed else turns
+    fields = _divide_plain(turns)
     weights = np.ones(fields.shape[1], np.float32)
     if rare:
         fields, weights = _merge(fields, rare, roles)

@@ -10,12 +10,12 @@ from pipeline.conversation import Conversation
 from pipeline.errors import RecordError
 from pipeline.regions import Turn
 from pipeline.scales import Scale
-from pipeline.situation import Setting
+from pipeline.situation import Learnt, Setting
 from pipeline.source.record import Record
 from pipeline.spans import Span
 
 if TYPE_CHECKING:
-    from pipeline.rendered import Rendered
+    from pipeline.rendered import Recorded, Rendered
     from pipeline.rules import Claim
     from pipeline.sampled import Place
 
@@ -28,8 +28,9 @@ class Draft:
     ``whole`` the template is given all that was sampled, a control token at its end too.
 
     ``conversation`` is what is rendered; ``following`` the role that would speak next after a cut.
-    ``strings`` has every string of it, ``kept`` the record's fields that stay, as JSON. Once
-    ``error`` is there, no stage looks at the row.
+    ``strings`` has every string of it, ``kept`` the record's fields that stay, as JSON. The
+    turns of one that is ``laid`` were established with others', with what is ``learnt`` of it and
+    no setting. Once ``error`` is there, no stage looks at the row.
     """
 
     record: Record
@@ -41,11 +42,14 @@ class Draft:
     conversation: Conversation = field(init=False)
     following: str = ""
     strings: str = ""
+    learnt: Learnt = field(init=False)
     setting: Setting = field(init=False)
+    recorded: Recorded | None = None
     rendered: Rendered | None = None
     traced: Rendered | None = None
     text: str = ""
-    turns: list[Turn] = field(init=False)
+    turns: Sequence[Turn] = ()
+    laid: bool = False
     quoted: Sequence[Span] = ()
     places: Sequence[Place] = ()
     parts: Mapping[int, Sequence[Scale]] = field(default_factory=dict)

@@ -31,6 +31,7 @@ class Markers:
         self.lasts = frozenset(token[-1:] for token in self._control)  # a token's last character
         self._tails = sorted({len(tail) for tail in self._endings}, reverse=True)
         self._usual = ""  # the one that was found last, if no longer one ends with it
+        self.apart: tuple[str, ...] = ()  # all of those that were found
         self._inner: dict[str, bool] = {}
         self._begun: dict[str, list[tuple[int, str]]] = {}
 
@@ -43,6 +44,8 @@ class Markers:
                 if end - len(token) >= start and text.endswith(token, start, end):
                     if not self._ends_another(token):
                         self._usual = token
+                        if token not in self.apart:
+                            self.apart += (token,)
                     return token
         return ""
 

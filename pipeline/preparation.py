@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from pipeline.conversation import Conversation, Weights
-from pipeline.cuts import find_cuts
+from pipeline.cuts import find_cuts, splits
 from pipeline.draft import Draft
 from pipeline.errors import ConfigurationError, RecordError
 from pipeline.established import establish, find_told
+from pipeline.laid import Laid
+from pipeline.layout import lay
 from pipeline.markers import Markers
 from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, join_strings, make_quotation
@@ -27,18 +30,21 @@ from pipeline.rows import Prepared
 from pipeline.rules import RuleSet, Talk
 from pipeline.rules.matching import field_of
 from pipeline.sampled import Place, find_controls, locate, scale_places, spell, with_stops
-from pipeline.scales import find_parts, refuse_weights, scale_turns
+from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.situation import Setting
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span
 from pipeline.surroundings import Surroundings
 from pipeline.swift import exempt_sampled, exempt_weighted, own_weights
-from pipeline.tally import count_row
+from pipeline.tally import count_row, count_usual
 from pipeline.template import Template
 from pipeline.tokens.tokenizer import Tokenizer
+from pipeline.written import Row
 
 _MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once
 _NONE = Weights({}, {})
+_EMPTY: Mapping[int, Sequence[Scale]] = MappingProxyType({})
+_new = tuple.__new__  # a named tuple's own is Python, and takes twice the time
 TOO_DEEP = RecordError("parse", "too_deep", "is nested too deep; flatten it or drop the record")
 
 
@@ -54,6 +60,10 @@ class Preparation:
                 raise ConfigurationError(f"stop_tokens: {token!r} is no control token; use one")
         require_turns(policy, rules)
         self._reads_fields = bool(rules.fields or policy.keep)
+        rewrites = policy.turns != "as_rendered" or policy.trailing or policy.stop_tokens
+        self._openings = rules.openings
+        self._splits = splits(rules, policy)
+        self._lays = not (rewrites or policy.swift)  # what these ask for is asked turn by turn
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -117,18 +127,11 @@ class Preparation:
     def _finish(
         self, drafts: Sequence[Draft], *, at: Callable[[int], None] | None = None
     ) -> list[Prepared | RecordError]:
-        for stage in (self._render, self._establish, self._claim):
-            for index, draft in enumerate(drafts):
-                if draft.error is not None:
-                    continue
-                if at is not None:
-                    at(index)
-                try:
-                    stage(draft)
-                except RecordError as error:
-                    draft.error = error
-                except RecursionError:
-                    draft.error = TOO_DEEP
+        _each(self._render, drafts, at)
+        if self._lays:
+            self._lay(drafts)
+        _each(self._establish, drafts, at)
+        _each(self._claim, drafts, at)
         return [draft.error or self._complete(draft) for draft in drafts]
 
     def _supervise(self, draft: Draft) -> None:
@@ -148,15 +151,18 @@ class Preparation:
             draft.supervised = [i for i in speakers if weights.messages.get(i) != 0]
 
     def _render(self, draft: Draft) -> None:
-        self._supervise(draft)
         conversation = draft.given
+        if not (self._lays and conversation.plain):  # such are supervised where they are not usual
+            self._supervise(draft)
         if draft.cut:
             last = draft.supervised[-1] + 1
             draft.following = "".join(m["role"] for m in conversation.messages[last : last + 1])
             conversation = replace(conversation, messages=conversation.messages[:last])
         conversation, runs = spell(conversation, self.tokenizer, whole=draft.whole)
         draft.conversation, weights = conversation, conversation.weights
-        draft.rendered = self.template.render(conversation)
+        draft.recorded = self.template.record(conversation)
+        if draft.recorded is None:
+            draft.rendered = self.template.assemble(conversation, None)
         draft.strings = strings = join_strings(conversation)
         parts = weights.parts if weights else None
         if parts or self.quotation.hinted(strings):
@@ -165,9 +171,34 @@ class Preparation:
             draft.places = locate(runs, draft.traced) if runs else ()
             draft.quoted = self._quoted(conversation, draft.traced, draft.places)
 
+    def _lay(self, drafts: Sequence[Draft]) -> None:
+        """The turns of those rows that are usual, all at once."""
+        chosen: list[Draft] = []
+        rows: list[Row] = []
+        for draft in drafts:
+            if draft.error or draft.recorded is None or draft.traced:
+                continue
+            if draft.conversation.plain:
+                messages = draft.conversation.messages
+                learnt = draft.learnt = self.surroundings.usual(draft.conversation, draft.strings)
+                assert learnt.usual is not None
+                chosen.append(draft)
+                roles, prompts, _ = learnt.usual
+                rows.append(Row(draft.recorded, messages, roles, prompts))
+        tagged, openings = self.template.tagged, self._openings
+        found = lay(rows, self.markers, tagged=tagged, openings=openings)
+        for draft, row, laid in zip(chosen, rows, found, strict=True):
+            if laid is not None:
+                draft.text, draft.turns, draft.laid = row.recorded.text, laid, True
+                draft.recorded = None  # large, and read no more
+
     def _establish(self, draft: Draft) -> None:
+        if draft.laid:
+            return
+        self._supervise(draft)
         conversation, rendered, traced = draft.conversation, draft.rendered, draft.traced
-        assert rendered is not None
+        if rendered is None:
+            rendered = self.template.assemble(conversation, draft.recorded)
         quoted = draft.quoted
         if draft.places:
             quoted = sorted([*quoted, *find_controls(draft.places, self.tokenizer)])
@@ -188,7 +219,7 @@ class Preparation:
         if len(turns) < len(conversation.messages):
             turns = find_told(conversation.messages, turns, text)
         draft.text, draft.turns = text, turns
-        draft.rendered = draft.traced = None  # large, and read no more
+        draft.recorded = draft.rendered = draft.traced = None  # large, and read no more
         if traced and conversation.weights:
             draft.parts = find_parts(conversation.weights, traced)
         if draft.places:
@@ -217,6 +248,10 @@ class Preparation:
 
     def _complete(self, draft: Draft) -> Prepared:
         text, turns, claims = draft.text, draft.turns, draft.claims
+        if draft.laid and not self._splits:  # a plain conversation has no weights
+            counts, places = self._count(draft), draft.places
+            usual = draft.record, text, turns, claims, (), (), (), places, draft.kept, counts
+            return _new(Prepared, (*usual, False, _NONE, _EMPTY))
         weights = draft.conversation.weights or _NONE
         scales = scale_turns(
             turns,
@@ -236,16 +271,16 @@ class Preparation:
             find_cuts(text, turns, scales, claims, self.rules, policy=self.policy),
             draft.places,
             draft.kept,
-            count_row(
-                draft.setting,
-                turns,
-                text,
-                quoted=len(draft.quoted),
-                surroundings=self.surroundings,
-            ),
+            self._count(draft),
             weights=weights,
             parts=draft.parts,
         )
+
+    def _count(self, draft: Draft) -> dict[str, int]:
+        turns, text, quoted = draft.turns, draft.text, len(draft.quoted)
+        if isinstance(turns, Laid):
+            return count_usual(draft.conversation.messages, turns, text, draft.learnt)
+        return count_row(draft.setting, turns, text, quoted=quoted, surroundings=self.surroundings)
 
     def _quoted(
         self, conversation: Conversation, traced: Rendered, places: Sequence[Place]
@@ -291,6 +326,22 @@ class Preparation:
             setting, message, self.markers, following=following or ("tool" if calls else "user")
         )
         return closing.marker or self.policy.stop_tokens[0]
+
+
+def _each(
+    stage: Callable[[Draft], None], drafts: Sequence[Draft], at: Callable[[int], None] | None
+) -> None:
+    for index, draft in enumerate(drafts):
+        if draft.error is not None:
+            continue
+        if at is not None:
+            at(index)
+        try:
+            stage(draft)
+        except RecordError as error:
+            draft.error = error
+        except RecursionError:
+            draft.error = TOO_DEEP
 
 
 def _keep(fields: Mapping[str, Any], keep: Sequence[str]) -> str | None:

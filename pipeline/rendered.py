@@ -48,6 +48,13 @@ class Rendered(NamedTuple):
         return codes_of(self.marks)
 
 
+class Recorded(NamedTuple):
+    """A render whose owners are still to be told: the text, and what the hooks reported."""
+
+    text: str
+    recorder: Recorder
+
+
 def alias_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
     """A copy, with reasoning under every name that templates read it by."""
     if len(message) <= 2:
@@ -60,16 +67,22 @@ def alias_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assemble(
-    recorder: Recorder, count: int, *, tagged: bool, meter: Meter | None = None
+    recorder: Recorder,
+    count: int,
+    *,
+    tagged: bool,
+    meter: Meter | None = None,
+    text: str | None = None,
 ) -> Rendered:
-    """Piece counts become character positions.
+    """Piece counts become character positions; *text* are the pieces joined, if at hand.
 
     Raises RecordError where *meter* finds the text too long, or a tag's place is not known.
     """
     ends = [0, *itertools.accumulate(map(len, recorder.pieces))]
     if meter is not None:
         meter.allow(ends[-1])
-    text = "".join(recorder.pieces)
+    if text is None:
+        text = "".join(recorder.pieces)
     owned: list[list[Span]] = [[] for _ in range(count)]
     start, owner = 0, -1
     for piece, following in [*recorder.events, (len(recorder.pieces), -1)]:

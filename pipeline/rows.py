@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
 
     record: Record
     text: str
-    turns: list[Turn]
+    turns: Sequence[Turn]
     claims: list[Claim]
     scales: Sequence[Scale] = ()
     quoted: Sequence[Span] = ()

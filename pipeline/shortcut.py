@@ -24,7 +24,7 @@ from pipeline.limits import Limits, Meter
 from pipeline.lowered import Statements
 from pipeline.lowering import TESTS, TRIM, Expressions
 from pipeline.macros import name_macros, sign_macros
-from pipeline.rendered import Rendered, alias_reasoning, assemble
+from pipeline.rendered import Recorded, Rendered, alias_reasoning, assemble
 from pipeline.sandbox import UNDEFINED, LimitedEnvironment
 from pipeline.uses import Uses
 
@@ -65,6 +65,14 @@ class Shortcut:
 
         That is so for whatever is wrong with the conversation: the template says it better.
         """
+        recorded = self.record(conversation, tagged=tagged)
+        if recorded is None:
+            return None
+        text, recorder = recorded
+        return assemble(recorder, len(conversation.messages), tagged=tagged, text=text)
+
+    def record(self, conversation: Conversation, *, tagged: bool) -> Recorded | None:
+        """As `render`, before it is told which characters are whose."""
         if self._rest:
             self._rest -= 1
             return None
@@ -84,7 +92,11 @@ class Shortcut:
         self._tried += 1
         try:
             form(messages, tools, recorder)
-            return assemble(recorder, len(messages), tagged=tagged, meter=self._meter)
+            text = "".join(recorder.pieces)
+            self._meter.allow(len(text))
+            if recorder.generated:  # rare: it may refuse them
+                assemble(recorder, len(messages), tagged=tagged, text=text)
+            return Recorded(text, recorder)
         except Exception:  # noqa: BLE001 - a template can raise anything
             self._failed += 1
             if self._failed > _TRUST and self._failed * 2 > self._tried:

@@ -7,6 +7,7 @@ the situation alone, the same whatever else is in the batch, and one render serv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from jinja2 import nodes
@@ -67,16 +68,30 @@ Frame: TypeAlias = tuple[str, bool, str]
 Key: TypeAlias = tuple[Any, ...]
 
 
-class Learnt(NamedTuple):
+class Usual(NamedTuple):
+    """Of all that the assistant says: the `Prompt` of each, and how many are written otherwise.
+
+    ``roles`` are the codes of all messages' roles, a byte each, 0 for a role that has none.
+    """
+
+    roles: bytes
+    prompts: Sequence[Any]
+    rewritten: int
+
+
+@dataclass(slots=True)
+class Learnt:
     """What is known of conversations that are `alike`, by the index of a message.
 
     ``prompts`` is what precedes it (a `Prompt`), ``rewrites`` whether it is written otherwise once
-    others follow; ``thoughts`` are the messages that hold a think block, or more than their text.
+    others follow; ``thoughts`` are the messages that hold a think block, or more than their text;
+    ``usual`` is all that the usual row is asked for.
     """
 
     prompts: dict[int, Any]
     rewrites: dict[int, bool]
     thoughts: Sequence[int]
+    usual: Usual | None = None
 
 
 class Setting:
@@ -164,10 +179,13 @@ def liken(conversation: Conversation, telling: Sequence[str], strings: str) -> t
     """
     messages, signs = conversation.messages, list[Any]()
     thinks = _CLOSE in strings
-    if conversation.plain and not thinks:
+    if conversation.plain:
         contents = [message["content"] for message in messages]
         if "" not in contents and not any(map(str.isspace, contents)):
             signs = [message["role"] for message in messages]
+            for i, content in enumerate(contents) if thinks else ():
+                if _CLOSE in content and signs[i] == "assistant":
+                    signs[i] = _sign_thought(content)
     for message in () if signs else messages:
         role, content = message["role"], message.get("content")
         if len(message) > 2 or type(content) is not str or not content or content.isspace():

@@ -17,6 +17,7 @@ from pipeline.callform import has_prose
 from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment
 from pipeline.errors import RecordError
+from pipeline.laid import CODES
 from pipeline.markers import Markers
 from pipeline.rendered import Rendered
 from pipeline.situation import (
@@ -27,6 +28,7 @@ from pipeline.situation import (
     Outline,
     Setting,
     Situation,
+    Usual,
     draw,
     find_telling,
     frame_of,
@@ -123,12 +125,34 @@ class Surroundings:
         *strings*, if given, has every string that it holds: what is learnt of it is shared with
         others like it.
         """
+        if strings is None:
+            self._forget()
+            return Setting(conversation, self.telling)
+        frame, learnt = self._learn(conversation, strings)
+        return Setting(conversation, self.telling, learnt, frame)
+
+    def usual(self, conversation: Conversation, strings: str) -> Learnt:
+        """What is learnt of a conversation and others like it, with ``usual``."""
+        frame, learnt = self._learn(conversation, strings)
+        if learnt.usual is None:
+            setting = Setting(conversation, self.telling, learnt, frame)
+            spoken = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
+            # Tags tell by themselves where an output starts.
+            asked = () if self.template.tagged else spoken
+            prompts = [self.before(setting, i) for i in asked]
+            roles = bytes(CODES.get(m["role"], 0) for m in conversation.messages)
+            rewritten = sum(self.rewrites(setting, i) for i in spoken)
+            learnt.usual = Usual(roles, prompts, rewritten)
+        return learnt
+
+    def _forget(self) -> None:
         # A record's own kwargs make a frame of their own.
         if len(self.frames) > _MANY or self.shared > _MOST_SHARED:
             self.frames.clear()
             self.shared = 0
-        if strings is None:
-            return Setting(conversation, self.telling)
+
+    def _learn(self, conversation: Conversation, strings: str) -> tuple[Frame, Learnt]:
+        self._forget()
         frame = frame_of(conversation)
         alike = self._told(frame).alike
         key = liken(conversation, self.telling, strings)
@@ -139,7 +163,7 @@ class Surroundings:
             thoughts = [i for i, sign in enumerate(key[:count]) if not isinstance(sign, str)]
             learnt = alike[key] = Learnt({}, {}, thoughts)
             self.shared += count
-        return Setting(conversation, self.telling, learnt, frame)
+        return frame, learnt
 
     def _told(self, frame: Frame) -> _Told:
         told = self.frames.get(frame)

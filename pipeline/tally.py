@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.conversation import Weights
+from pipeline.laid import Laid
 from pipeline.regions import Turn
-from pipeline.situation import Setting, find_thought
+from pipeline.situation import Learnt, Setting, find_thought
 from pipeline.surroundings import Surroundings
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -45,6 +46,29 @@ def count_row(
                 written = {turn.message: turn for turn in turns}
             found += _lost(message, text, written.get(index))
     return dict(Counter(found)) if found else {}
+
+
+def count_usual(
+    messages: Sequence[Mapping[str, Any]], turns: Laid, text: str, learnt: Learnt
+) -> dict[str, int]:
+    """What `count_row` counts of a usual row, which has all that the assistant says in it."""
+    assert learnt.usual is not None
+    found = {"rewritten_turns": learnt.usual.rewritten} if learnt.usual.rewritten else {}
+    if len(turns) < len(messages):
+        found.update(Counter(f"unrendered.{role}" for role in _unrendered(messages, turns, text)))
+    if learnt.thoughts:
+        starts = {message: start for message, start, _ in turns.said()}
+        lost = 0
+        for index in learnt.thoughts:
+            content, start = messages[index]["content"], starts.get(index, -1)
+            if "</think>" not in content or (start >= 0 and text.startswith(content, start)):
+                continue
+            reasoning, _ = find_thought(content)
+            if messages[index]["role"] == "assistant" and reasoning:
+                lost += text.find(reasoning, max(start, 0)) < 0 and reasoning not in text
+        if lost:
+            found["unrendered.reasoning"] = lost
+    return found
 
 
 def _lost(message: Mapping[str, Any], text: str, turn: Turn | None) -> Iterator[str]:

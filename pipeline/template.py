@@ -13,7 +13,7 @@ from pipeline.conversation import Conversation
 from pipeline.environment import HookedEnvironment, Recorder, has_generation_tags
 from pipeline.errors import RecordError, TemplateError
 from pipeline.limits import Limits, stopped
-from pipeline.rendered import Rendered, alias_reasoning, assemble
+from pipeline.rendered import Recorded, Rendered, alias_reasoning, assemble
 from pipeline.sandbox import LimitedEnvironment
 from pipeline.shortcut import Shortcut
 from pipeline.tracer import TracingEnvironment
@@ -57,6 +57,22 @@ class Template:
         Raises RecordError(``render``) where the template refuses the conversation.
         """
         return self._render(apply(self.form, conversation), prompt=prompt)
+
+    def record(self, conversation: Conversation) -> Recorded | None:
+        """The first half of `render`, for those who tell owners by themselves.
+
+        None where the template's own code has to render; `assemble` does either's second half.
+        """
+        if conversation.kwargs:
+            return None
+        return self.shortcut.record(apply(self.form, conversation), tagged=self.tagged)
+
+    def assemble(self, conversation: Conversation, recorded: Recorded | None) -> Rendered:
+        """What `render` gives for a conversation that was recorded, or could not be."""
+        if recorded is None:
+            return self.render_fully(apply(self.form, conversation))
+        text, recorder = recorded
+        return assemble(recorder, len(conversation.messages), tagged=self.tagged, text=text)
 
     def trace(
         self,

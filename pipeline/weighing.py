@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.columns import row_sums
 from pipeline.edges import BytePositions, CharacterSpans
+from pipeline.laid import BEGIN, ROW, UNTIL, Int64s, gather
 from pipeline.policy import Policy
 from pipeline.regions import Turn
 from pipeline.rows import Counts
@@ -61,12 +62,7 @@ def weigh_rows(
             claims[rule] += (row, start, end)
     scales = [(row, *scale) for row, p in enumerate(prepared) for scale in p.scales]
     if outputs is None:
-        spoken: list[int] = []
-        for row, p in enumerate(prepared):
-            for turn in p.turns:
-                for start, end in turn.outputs:
-                    spoken += (row, start, end)
-        outputs = _character_spans(spoken)
+        outputs = _find_outputs(prepared)
     everything = rules.base == "all"
     weighed = weigh(
         encoded,
@@ -90,6 +86,19 @@ def weigh_rows(
         rows = [(p.text, p.turns) for p in prepared]
         settle_stops(weighed, encoded, rows, everything=everything)
     return weighed
+
+
+def _find_outputs(prepared: Sequence[Row]) -> CharacterSpans:
+    laid, listed = gather(p.turns for p in prepared)
+    spoken = [
+        number
+        for row in listed
+        for turn in prepared[row].turns
+        for start, end in turn.outputs
+        for number in (row, start, end)
+    ]
+    usual = laid[laid[:, BEGIN] >= 0][:, [ROW, BEGIN, UNTIL]]
+    return _character_spans(spoken, usual)
 
 
 def count_weights(encoded: Encoded, weighed: Weighed, weighted: Any, rules: RuleSet) -> Counts:
@@ -117,13 +126,17 @@ def count_weights(encoded: Encoded, weighed: Weighed, weighted: Any, rules: Rule
     return counts
 
 
-def _character_spans(numbers: list[int]) -> CharacterSpans:
+def _character_spans(numbers: list[int], others: Int64s | None = None) -> CharacterSpans:
     """Spans of which each is three numbers, row, start and end, sorted by row and start.
 
-    A template may print messages in another order, and a pattern may search backwards.
+    *others* are more of them, int64 [spans, 3]. A template may print messages in another order,
+    and a pattern may search backwards.
     """
     # Through an array, as numpy asks each number of a list what it is.
-    rows, starts, ends = np.frombuffer(array("q", numbers), np.int64).reshape(-1, 3).T
+    spans = np.frombuffer(array("q", numbers), np.int64).reshape(-1, 3)
+    if others is not None:
+        spans = np.concatenate((others, spans))
+    rows, starts, ends = spans.T.copy()
     before = (rows[1:] < rows[:-1]) | ((rows[1:] == rows[:-1]) & (starts[1:] < starts[:-1]))
     if before.any():
         order = np.lexsort((ends, starts, rows))

@@ -200,7 +200,7 @@ def test_a_record_with_too_long_a_row_is_a_reject_and_the_others_stay_as_they_ar
 
 def test_a_large_record_is_looked_at_alone(encoder: Any) -> None:
     """Should it kill its worker, it is the one that the worker was at."""
-    large = {"messages": [{"role": "user", "content": "x " * 80_000}, TALK["messages"][1]]}
+    large = {"messages": [{"role": "user", "content": "x " * 160_000}, TALK["messages"][1]]}
     values = [TALK, CALLED, large, TALK, CALLED, TALK]
     records = [
         Record(source="", row=i, line=0, raw=json.dumps(value).encode())

@@ -48,6 +48,11 @@ class RuleSet:
         return tuple(sorted({path for m in self.matchers for path in m.entry.fields}))
 
     @property
+    def openings(self) -> tuple[str, ...]:
+        """What something that the assistant says must begin with, for some of them to match it."""
+        return tuple(sorted({m.opening for m in self.matchers if m.plain and m.opening}))
+
+    @property
     def plain(self) -> bool:
         """Whether all of them are patterns for what the assistant says: see `find_said`."""
         return all(matcher.plain for matcher in self.matchers)

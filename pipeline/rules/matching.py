@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import regex
 
 from pipeline.errors import RecordError
+from pipeline.laid import Laid, Piece
 from pipeline.regions import Turn, divide
 from pipeline.rules.entry import Condition, Entry, FieldTest, Pattern
 from pipeline.rules.pattern import is_local, opening_of, quick_length
@@ -19,8 +20,6 @@ TIME_LIMIT = 5.0  # seconds for all rules on one row; sane patterns take microse
 MOST_CLAIMS = 1_000_000  # of one row
 _NEVER = 1e-9
 _new = tuple.__new__  # a named tuple's own is Python, and takes twice the time
-
-Piece: TypeAlias = tuple[int, int, int]  # what the assistant says: its message, start and end
 
 
 class Claim(NamedTuple):
@@ -99,7 +98,7 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
     Raises RecordError(``match``, ``pattern_timeout`` | ``too_many_claims`` | ``field_type``).
     """
     text = talk.text
-    active = [m for m in matchers if not _lacks(text, m.entry.needed)]
+    active = [m for m in matchers if not _cannot(m, talk)]
     if all(matcher.plain for matcher in active):  # none at all, mostly
         if not active:
             return []
@@ -127,6 +126,8 @@ def said_in(turns: Iterable[Turn]) -> list[Piece]:
 
     No pattern takes a stop token's loss by accident.
     """
+    if isinstance(turns, Laid):
+        return turns.said()
     return [
         (turn.message, start, turn.stop if start <= turn.stop < end else end)
         for turn in turns
@@ -231,6 +232,15 @@ def _timeout(matcher: Matcher, text: str, place: str) -> RecordError:
         f"{len(text):,} characters; make its pattern cheaper or drop the record",
         field=place,
     )
+
+
+def _cannot(matcher: Matcher, talk: Talk) -> bool:
+    """Whether it is plain to see that a matcher finds nothing."""
+    if matcher.plain and matcher.opening and isinstance(talk.turns, Laid):
+        opens = talk.turns.opens(matcher.opening)
+        if opens is not None:
+            return not opens
+    return _lacks(talk.text, matcher.entry.needed)
 
 
 def _lacks(text: str, needed: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ _COUNT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _FUZZY = re.compile(r"\{\s*[\deids]")
 _RECURSIVE = re.compile(r"\(\?(?:R|[+-]?\d+|&|P>)")
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
 _INLINE = re.compile(r"\(\?[\w-]+[):]")  # (?i), (?V1s:, (?R)
 _ESCAPED = "sSdDwWbBAZzntrfvRX"
 _CLASSES = [f"\\{letter}" for letter in _ESCAPED]
@@ -125,7 +126,8 @@ def is_anchored(pattern: Pattern) -> bool:
     """Whether it matches at a text's start only: then `match` does what `search` does, faster."""
     source = pattern.pattern
     starts = source.startswith("^") and source[1:2] not in tuple("*?+{")
-    plain = starts and not _INLINE.search(source) and "|" not in source and "(?#" not in source
+    either = "|" in _ESCAPE.sub("", source)
+    plain = starts and not _INLINE.search(source) and not either and "(?#" not in source
     return plain and not pattern.flags & (regex.MULTILINE | regex.REVERSE)
 
 

@@ -10,7 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.rules.matching import Matcher, Piece
+from pipeline.laid import Piece
+from pipeline.rules.matching import Matcher
 
 
 @dataclass(frozen=True, slots=True)

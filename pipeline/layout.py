@@ -1,0 +1,210 @@
+"""The turns of usual rows, established together: what `establish_turns` finds, in arrays.
+
+A row is usual if each of its messages is one range of the text, in their order, with one header or
+one pair of tags, and a stop token that is plain to see. Whatever is otherwise in a row leaves it to
+the slow way, which tells more and may refuse; so nothing here raises.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.laid import (
+    BEGIN,
+    CODES,
+    END,
+    FOUND,
+    HOW,
+    MESSAGE,
+    NUMBERS,
+    ROW,
+    START,
+    Int64s,
+    Laid,
+    TurnTable,
+)
+from pipeline.markers import Markers
+from pipeline.regions import end_reasoning
+from pipeline.written import ASSISTANT, WIDEST, Flags, Row, Written, integers, table_of
+
+_TAGS = HOW.index("tags")
+_EMPTY_BLOCK = "<think>\n\n</think>\n\n"
+
+
+class _Parts(NamedTuple):
+    """What the assistant's turns were found to be: borders in all texts joined, and how.
+
+    ``good``: nothing else has to be asked of the turn.
+    """
+
+    begin: Int64s
+    body: Int64s
+    until: Int64s
+    found: Int64s
+    opened: Flags
+    good: Flags
+
+
+def lay(
+    rows: Sequence[Row], markers: Markers, *, tagged: bool, openings: Sequence[str] = ()
+) -> list[Laid | None]:
+    """The turns of each row, None for one that is not usual; *openings* are those of the table."""
+    if not rows:
+        return []
+    written = Written(rows)
+    turn = written.turns()
+    usual = written.usual.copy()
+    spoken = np.flatnonzero((turn.role == ASSISTANT) & usual[turn.row])
+    start, end = turn.start[spoken], turn.end[spoken]
+    find = _find_tagged if tagged else _find_prompted
+    parts = find(written, start, end, markers)
+    usual[turn.row[spoken[~parts.good]]] = False
+    numbers = np.full((len(turn.row), NUMBERS), -1, np.int64)
+    base = written.begins[turn.row]
+    numbers[:, ROW:FOUND] = np.stack((turn.row, turn.message, turn.role)).T
+    numbers[:, FOUND:START] = 0
+    numbers[:, START], numbers[:, END] = turn.start - base, turn.end - base
+    thought = _end_thoughts(written, turn.row[spoken], parts, usual)
+    borders = np.stack((parts.begin, thought, parts.body, parts.body, parts.until)).T
+    numbers[spoken, FOUND:START] = np.stack((parts.found, parts.opened)).T
+    numbers[spoken, BEGIN:END] = borders - base[spoken, None]
+    numbers, usual = _with_told(written, numbers, usual)
+    firsts = np.searchsorted(numbers[:, ROW], np.arange(len(rows) + 1)).tolist()
+    opens = {text: _opening(written, text, turn.row[spoken], parts) for text in openings}
+    table = TurnTable(numbers, firsts, opens)
+    return [Laid(table, row) if good else None for row, good in enumerate(usual.tolist())]
+
+
+def _find_tagged(written: Written, start: Int64s, end: Int64s, markers: Markers) -> _Parts:
+    """Turns with one pair of generation tags inside each."""
+    begins, ends = written.tags()
+    if not len(begins) or (begins[1:] < ends[:-1]).any():
+        return _none(start)
+    first = np.searchsorted(ends, start, side="right")
+    stop = np.searchsorted(begins, end, side="left")
+    good = stop == first + 1
+    first = np.minimum(first, len(begins) - 1)
+    good &= (begins[first] >= start) & (ends[first] <= end)
+    begin, until = np.where(good, begins[first], start), np.where(good, ends[first], end)
+    trimmed, sure = written.trimmed(begin, until)
+    body, _ = written.stopped(begin, trimmed, markers)
+    body = np.where(body < trimmed, body, until)
+    found = np.full(len(start), _TAGS, np.int64)
+    return _Parts(begin, body, until, found, np.zeros(len(start), np.bool_), good & sure)
+
+
+def _find_prompted(written: Written, start: Int64s, end: Int64s, markers: Markers) -> _Parts:
+    """Turns that begin with what their prompt supplies, and end with a control token."""
+    rows = itertools.compress(written.rows, written.usual.tolist())
+    prompts = [prompt for row in rows for prompt in row.prompts]
+    begin, found, opened = start.copy(), np.zeros_like(start), np.zeros(len(start), np.bool_)
+    good = np.zeros(len(start), np.bool_)
+    numbers: dict[int, int] = {}
+    which = integers(numbers.setdefault(id(prompt), len(numbers)) for prompt in prompts)
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for prompt in {id(prompt): prompt for prompt in prompts}.values():
+        alike.setdefault(tuple(prompt.headers), []).append(numbers[id(prompt)])
+    for headers, codes in alike.items():
+        left = np.arange(len(start))
+        if len(alike) > 1:
+            left = np.flatnonzero(np.isin(which, codes))
+        for header in headers:
+            has = written.starts_with(header.text, start[left], end[left])
+            mine, left = left[has], left[~has]
+            begin[mine] += len(header.text)
+            found[mine], opened[mine], good[mine] = HOW.index(header.found), header.opened, True
+            if not len(left):
+                break
+    until, sure = written.trimmed(begin, end)
+    stop, eos = written.stopped(begin, until, markers)
+    good &= sure & (stop < until) & (stop > begin)
+    # Before another control token the turn may have ended already; after white space, with nothing.
+    before = np.minimum(written.codes[stop - 1], WIDEST + 1)
+    good &= eos | ~table_of(markers.lasts)[before]
+    good[good] = ~written.is_space(begin[good])
+    return _Parts(begin, stop, until, found, opened, good)
+
+
+def _none(start: Int64s) -> _Parts:
+    no = np.zeros(len(start), np.bool_)
+    return _Parts(start, start, start, np.zeros_like(start), no, no)
+
+
+def _end_thoughts(written: Written, row: Int64s, parts: _Parts, usual: Flags) -> Int64s:
+    """Where the reasoning ends that each output starts with: `end_reasoning`, of all of them."""
+    begin, body = parts.begin, parts.body
+    thought: Int64s = begin.copy()
+    (some,) = np.nonzero((begin < body) & usual[row])
+    first = written.codes[begin[some]]
+    some = some[parts.opened[some] | (first == ord("<")) | written.is_space(begin[some])]
+    empty = written.starts_with(_EMPTY_BLOCK, begin[some], body[some]) & ~parts.opened[some]
+    after = begin[some] + len(_EMPTY_BLOCK)
+    more = after < body[some]
+    more[more] = written.is_space(after[more])
+    empty &= ~more
+    thought[some[empty]] = after[empty]
+    some = some[~empty]
+    base = written.begins[row[some]]
+    asked = zip(
+        row[some].tolist(),
+        base.tolist(),
+        (begin[some] - base).tolist(),
+        (body[some] - base).tolist(),
+        parts.opened[some].tolist(),
+        strict=True,
+    )
+    thought[some] = integers(
+        at + end_reasoning(written.texts[i], a, b, opened=opened) for i, at, a, b, opened in asked
+    )
+    return thought
+
+
+def _opening(written: Written, text: str, row: Int64s, parts: _Parts) -> frozenset[int]:
+    """Rows in which an output begins with *text*, or with white space."""
+    (said,) = np.nonzero(parts.begin < parts.body)
+    begin = parts.begin[said]
+    found = written.is_space(begin) | written.starts_with(text, begin, parts.body[said])
+    return frozenset(row[said[found]].tolist())
+
+
+def _with_told(written: Written, numbers: Int64s, usual: Flags) -> tuple[Int64s, Flags]:
+    """With the turns of first messages that stand in front of all others, as `find_told` does.
+
+    Rows that lack other messages, or have more gaps, are not usual.
+    """
+    row, count = numbers[:, ROW], len(written.rows)
+    held = np.bincount(row, minlength=count)
+    lacks = (held < written.messages) & usual
+    if not lacks.any():
+        return numbers, usual
+    # Whether one message alone is missing, the first, and all others touch.
+    first = np.cumsum(held) - held
+    apart = np.append(numbers[1:, START] != numbers[:-1, END], True)
+    apart[(first + held - 1)[held > 0]] = False  # the last turn of a row
+    alone = (held > 0) & (held == written.messages - 1)
+    alone &= np.bincount(row[apart], minlength=count) == 0
+    mine = np.flatnonzero(alone & lacks)
+    last = first[mine] + held[mine] - 1
+    good = (numbers[first[mine], MESSAGE] == 1) & (
+        numbers[last, END] == written.begins[mine + 1] - written.begins[mine]
+    )
+    usual = usual & ~lacks
+    mine = mine[good]
+    usual[mine] = True
+    told: list[tuple[int, ...]] = []
+    limits = numbers[first[mine], START].tolist()
+    for i, limit in zip(mine.tolist(), limits, strict=True):
+        message, text = written.rows[i].messages[0], written.texts[i]
+        said = message["content"].strip()
+        at = text.find(said, 0, limit) if said else -1
+        if at >= 0 and text.find(said, at + 1, limit) < 0:
+            role = CODES[message["role"]]
+            told.append((i, 0, role, 0, 0, at, -1, -1, -1, -1, -1, at + len(said)))
+    if told:
+        numbers = np.concatenate((np.array(told, np.int64), numbers))
+        numbers = numbers[np.argsort(numbers[:, ROW], kind="stable")]
+    return numbers, usual
