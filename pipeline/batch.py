@@ -17,16 +17,16 @@ from pipeline.columns import column, list_column, row_sums
 from pipeline.conversation import Conversation
 from pipeline.division import divide_rows
 from pipeline.errors import InputError, RecordError
+from pipeline.parsing import count_together, parse
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
 from pipeline.preparation import TOO_DEEP, Preparation
 from pipeline.reject import Reject, reject
 from pipeline.rows import NOTHING_TO_TRAIN, Counts, EncodedBatch, Prepared
 from pipeline.rules import RuleSet
-from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA
 from pipeline.source.columns import to_records
-from pipeline.source.record import Record, decode
+from pipeline.source.record import Record
 from pipeline.template import Template
 from pipeline.tokens.encoded import Encoded, select_rows
 from pipeline.tokens.faults import EncodeFailure
@@ -149,11 +149,12 @@ class Encoder:
         """
         errors: dict[int, RecordError] = {}
         talks: dict[Template, list[tuple[int, Conversation]]] = {}
+        colons = count_together(records)
         for index, record in enumerate(records):
             if at is not None:
                 at(index)
             try:
-                talk = read_conversation(decode(record), schema=self.schema)
+                talk = parse(record, schema=self.schema, colons=colons[index])
             except RecordError as error:
                 errors[index] = error
             except RecursionError:
