@@ -323,7 +323,7 @@ def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
     if found:
         counts["turns"] = len(found)
         counts["turns_without_stop"] = stopless
-        counts.update(f"found.{how}" for how in found)
+        counts.update({f"found.{how}": times for how, times in Counter(found).items()})
     return counts
 
 

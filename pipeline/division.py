@@ -21,8 +21,9 @@ from pipeline.shards import SPAN_TYPE
 
 # The parts of a turn with an output, in their order; then what others have.
 _NAMES = ("header", "reasoning", "content", "tool_call", "stop", "trailing", "input", TEMPLATE)
-_INPUT = _NAMES.index("input")
-_NUMBERS = 10  # a turn: row, message, role, and the seven borders of its six parts
+# Numbers of a turn: message, role (its complement where the turn has an output), start and end; and
+# the borders within an output.
+_HEAD, _BODY = 4, 5
 
 Int64s = npt.NDArray[np.int64]
 
@@ -30,15 +31,15 @@ Int64s = npt.NDArray[np.int64]
 def divide_rows(prepared: Sequence[Prepared]) -> pa.ListArray:
     """Each message's regions, in characters of the rendered text."""
     roles: dict[str, int] = {"": 0}
-    flat: list[int] = []
+    counts, heads, bodies = list[int](), list[int](), list[int]()
     rare: list[tuple[int, Region]] = []
     for row, p in enumerate(prepared):
-        length = len(flat)
-        if p.scales or not _flatten(row, p.turns, p.text, roles, flat):
-            del flat[length:]
+        lengths = len(heads), len(bodies)
+        if p.scales or not _flatten(p.turns, p.text, roles, heads, bodies):
+            del heads[lengths[0] :], bodies[lengths[1] :]
             rare += [(row, region) for region in _divide_slowly(p)]
-    # Through an array, as numpy asks each number of a list what it is.
-    fields = _divide_plain(np.frombuffer(array("q", flat), np.int64).reshape(-1, _NUMBERS))
+        counts.append(len(heads))
+    fields = _divide_plain(*map(_numbers, (counts, heads, bodies)))
     weights = np.ones(fields.shape[1], np.float32)
     if rare:
         fields, weights = _merge(fields, rare, roles)
@@ -46,26 +47,33 @@ def divide_rows(prepared: Sequence[Prepared]) -> pa.ListArray:
 
 
 def _flatten(
-    row: int, turns: Sequence[Turn], text: str, roles: dict[str, int], flat: list[int]
+    turns: Sequence[Turn], text: str, roles: dict[str, int], heads: list[int], bodies: list[int]
 ) -> bool:
     """Appends the numbers of each turn; False where one is not plain."""
-    closes = "</" in text
     for message, role, ranges, outputs, stop, _, opened, called in turns:
-        code = roles[role] if role in roles else roles.setdefault(role, len(roles))
         if len(ranges) != 1:
             return False
         start, end = ranges[0]
+        code = roles[role] if role in roles else roles.setdefault(role, len(roles))
         if not outputs:
-            flat += (row, message, code, start, -1, -1, -1, -1, -1, end)
+            heads += (message, code, start, end)
             continue
         begin, until = outputs[0]
         if len(outputs) != 1 or not start <= begin < until <= end or 0 <= stop < begin:
             return False
         body = stop if 0 <= stop < until else until
-        thought = end_reasoning(text, begin, body, opened=opened) if opened or closes else begin
+        thought, first = begin, text[begin]
+        if first == "<" or opened or first.isspace():  # no think block begins otherwise
+            thought = end_reasoning(text, begin, body, opened=opened)
         speech = body if called < 0 else min(max(called, thought), body)
-        flat += (row, message, code, start, begin, thought, speech, body, until, end)
+        heads += (message, ~code, start, end)
+        bodies += (begin, thought, speech, body, until)
     return True
+
+
+def _numbers(values: list[int]) -> Int64s:
+    # Through an array, as numpy asks each number of a list what it is.
+    return np.frombuffer(array("q", values), np.int64)
 
 
 def _divide_slowly(prepared: Prepared) -> Iterator[Region]:
@@ -76,17 +84,29 @@ def _divide_slowly(prepared: Prepared) -> Iterator[Region]:
         yield from scale_template(prepared.turns, prepared.scales)
 
 
-def _divide_plain(turns: Int64s) -> Int64s:
-    """int64 [6, regions]: row, message, role, name, start, end, in the turns' order."""
-    borders = turns[:, 3:].copy()
-    silent = borders[:, 1] < 0
-    borders[silent, 1:-1] = borders[silent, :1]
-    names = np.tile(np.arange(_INPUT), (len(turns), 1))
-    names[silent, -1] = _INPUT
-    held = borders[:, :-1] < borders[:, 1:]
-    turn, part = np.nonzero(held)
+def _divide_plain(counts: Int64s, heads: Int64s, bodies: Int64s) -> Int64s:
+    """int64 [6, regions]: row, message, role, name, start, end, in the turns' order.
+
+    *counts* are how many numbers of *heads* there are after each row.
+    """
+    heads, bodies = heads.reshape(-1, _HEAD), bodies.reshape(-1, _BODY)
+    row = np.repeat(np.arange(len(counts)), np.diff(counts, prepend=0) // _HEAD)
+    borders = np.empty((len(heads), _BODY + 2), np.int64)
+    borders[:, :-1], borders[:, -1] = heads[:, 2:3], heads[:, 3]
+    borders[heads[:, 1] < 0, 1:-1] = bodies
+    turn, part = np.nonzero(borders[:, :-1] < borders[:, 1:])
+    message, code, _, _ = heads[turn].T
+    speaks = code < 0
     return np.stack(
-        (*turns[turn, :3].T, names[turn, part], borders[turn, part], borders[turn, part + 1])
+        (
+            row[turn],
+            message,
+            np.where(speaks, ~code, code),
+            # All that one without an output holds is its last part, and has the name after it.
+            part + ~speaks,
+            borders[turn, part],
+            borders[turn, part + 1],
+        )
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -54,8 +54,7 @@ class Source:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """JSON text in ``raw``, or a row in ``value``; ``row`` counts records from 0, ``line`` from 1.
 
     ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column,
