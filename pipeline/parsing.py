@@ -20,7 +20,7 @@ _decode = msgspec.json.Decoder().decode
 def count_together(records: Sequence[Record]) -> Sequence[int | None]:
     """For `parse`, the colons of each (`count_colons`); None of one that is alone.
 
-    A large one is, and should it kill the worker, it has to be the one that the worker is at.
+    It may be large, and should it kill the worker, it has to be the one that the worker is at.
     """
     if len(records) == 1:
         return (None,)
@@ -28,22 +28,21 @@ def count_together(records: Sequence[Record]) -> Sequence[int | None]:
 
 
 def parse(record: Record, *, schema: str, colons: int | None = None) -> Conversation:
-    """``read_conversation(decode(record))``, with its errors; plain records in half of the time.
+    """``read_conversation(decode(record))``, its errors too; plain records in half of the time.
 
-    One that has as many *colons* as it has keys needs no other look, for no key is given twice.
+    Where one has as many *colons* as keys, no key is given twice; None leaves them to be counted.
     """
     raw = record.raw
-    if colons is None or raw is None or record.fault or schema not in PLAIN_SCHEMAS:
+    if raw is None or record.fault or schema not in PLAIN_SCHEMAS:
         return read_conversation(decode(record), schema=schema)
     try:
         value = _decode(raw)
     except (ValueError, RecursionError):  # `decode` has other ways, and words for what is wrong
         return read_conversation(decode(record), schema=schema)
     talk = read_plain(value)
-    if talk is not None and colons == _count_plain(value, talk):
-        return talk
-    require_single(raw, value)
-    return read_conversation(unwrap(value), schema=schema)
+    if talk is None or colons != _count_plain(value, talk):
+        require_single(raw, value)
+    return talk or read_conversation(unwrap(value), schema=schema)
 
 
 def _count_plain(record: dict[str, Any], talk: Conversation) -> int:

@@ -17,10 +17,10 @@ TELLING = frozenset((*MEDIA_KEYS, *WEIGHT_KEYS, *ROW_KEYS, "system", "tools", "f
 
 
 def read_plain(record: Any) -> Conversation | None:
-    """What `read_conversation` makes of a plain record, in a quarter of the time.
+    """What `read_conversation` makes of a plain record, in less than half of the time.
 
-    None leaves the record to it: it is another's, or wrong. No object of the record is copied but
-    its messages.
+    None leaves any other to it. Messages are the record's own, not copied (0.5 us): it must be one
+    that nobody else holds, and they must be objects of their own, as in what JSON decodes to.
     """
     if type(record) is not dict or not TELLING.isdisjoint(record):
         return None
@@ -38,4 +38,4 @@ def read_plain(record: Any) -> Conversation | None:
             return None
         if type(item.get("content")) is not str:
             return None
-    return Conversation([*map(dict.copy, items)], plain=True) if speaks else None
+    return Conversation(items, plain=True) if speaks else None
