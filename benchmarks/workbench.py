@@ -25,7 +25,7 @@ from pipeline.tokens.certificate import find_certificate
 # Whose time is whose. What a stage calls of another's counts there; what belongs to none (groups,
 # rejects, the batch itself) is the rest.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
-    "parse": ((batch, "decode"), (batch, "read_conversation")),
+    "parse": ((batch, "count_together"), (batch, "parse")),
     "render": ((Preparation, "_render"),),
     "turns": ((Preparation, "_establish"),),
     "rules": ((Preparation, "_claim"), (Preparation, "_complete")),

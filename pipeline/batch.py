@@ -19,16 +19,16 @@ from pipeline.conversation import Conversation
 from pipeline.division import divide_rows
 from pipeline.errors import InputError, RecordError
 from pipeline.laid import BEGIN, BODY, FOUND, HOW, ROW, UNTIL, gather
+from pipeline.parsing import count_together, parse
 from pipeline.pieces import encode_pieces
 from pipeline.policy import Policy
 from pipeline.preparation import TOO_DEEP, Preparation
 from pipeline.reject import Reject, reject
 from pipeline.rows import NOTHING_TO_TRAIN, Counts, EncodedBatch, Prepared
 from pipeline.rules import RuleSet
-from pipeline.schema import read_conversation
 from pipeline.shards import SCHEMA
 from pipeline.source.columns import to_records
-from pipeline.source.record import Record, decode
+from pipeline.source.record import Record
 from pipeline.template import Template
 from pipeline.tokens.encoded import Encoded, select_rows
 from pipeline.tokens.faults import EncodeFailure
@@ -151,11 +151,12 @@ class Encoder:
         """
         errors: dict[int, RecordError] = {}
         talks: dict[Template, list[tuple[int, Conversation]]] = {}
+        colons = count_together(records)
         for index, record in enumerate(records):
             if at is not None:
                 at(index)
             try:
-                talk = read_conversation(decode(record), schema=self.schema)
+                talk = parse(record, schema=self.schema, colons=colons[index])
             except RecordError as error:
                 errors[index] = error
             except RecursionError:
@@ -326,7 +327,7 @@ def _count_turns(prepared: Sequence[Prepared], kept: Any) -> Counts:
     if found:
         counts["turns"] = len(found)
         counts["turns_without_stop"] = stopless
-        counts.update(f"found.{how}" for how in found)
+        counts.update({f"found.{how}": times for how, times in Counter(found).items()})
     return counts
 
 

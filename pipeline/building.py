@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def encode_task(order: Order, encoder: Encoder, watch: Watch) -> Iterator[Encode
         kept = records
         if errors:
             kept = [
-                replace(record, fault=errors.get(row, record.fault))
+                record._replace(fault=errors.get(row, record.fault))
                 for row, record in enumerate(records, first)
             ]
         encoded = encoder.encode(kept, at=partial(watch.at, first))

@@ -12,6 +12,7 @@ from pipeline.spans import Span, join
 TEMPLATE = "template"  # text that no message owns
 _OUTPUT = frozenset(("reasoning", "content", "tool_call", "stop"))  # the regions of an output
 _OPENING = re.compile(r"\s*<((?:\w+:)?think(?:ing)?)>")
+_NO_THOUGHT = "<think>\n\n</think>\n\n"  # as Qwen3's template and others' write it
 _CLOSING = re.compile(r"</(?:\w+:)?think(?:ing)?>\s*")
 
 
@@ -81,6 +82,8 @@ def end_reasoning(text: str, start: int, end: int, *, opened: bool) -> int:
     if opened:
         closing = _CLOSING.search(text, start, end)
         return closing.end() if closing else start
+    if text.startswith(_NO_THOUGHT, start, end):  # most blocks there are, in a third of the time
+        return _skip_white(text, start + len(_NO_THOUGHT), end)
     if text.startswith("<think>", start, end):  # in half the time
         closing_tag, at = "</think>", start + len("<think>")
     else:
@@ -92,7 +95,10 @@ def end_reasoning(text: str, start: int, end: int, *, opened: bool) -> int:
     close = text.find(closing_tag, at, end)
     if close < 0:
         return start
-    at = close + len(closing_tag)
+    return _skip_white(text, close + len(closing_tag), end)
+
+
+def _skip_white(text: str, at: int, end: int) -> int:
     while at < end and text[at].isspace():
         at += 1
     return at

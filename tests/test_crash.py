@@ -55,17 +55,18 @@ def records(path: Path, words: Sequence[str], *, of: int = 60) -> str:
 DEADLY = """
 import os, signal, time
 import pipeline.batch
-honest = pipeline.batch.read_conversation
-def meet(value, **more):
-    said = value["messages"][-1]["content"]
+honest = pipeline.batch.parse
+def meet(record, **more):
+    talk = honest(record, **more)
+    said = talk.messages[-1]["content"]
     if said == "kill":
         os.kill(os.getpid(), signal.SIGSEGV)
     if said == "hang":
         time.sleep(3600)
     if said == "eat":
         raise MemoryError
-    return honest(value, **more)
-pipeline.batch.read_conversation = meet
+    return talk
+pipeline.batch.parse = meet
 if __name__ == "__main__":
     from pipeline import build, cli
     cli.leave(build.main)

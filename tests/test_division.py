@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.division import divide_rows
-from pipeline.regions import Region, Turn, divide
+from pipeline.regions import Region, Turn, divide, end_reasoning
 from pipeline.rows import Prepared
 from pipeline.scales import Scale, cut_regions, scale_template
 from pipeline.source.record import Record
@@ -25,6 +26,7 @@ WORDS = [
     "<mm:think>",
     "</mm:think>",
     "<thinking>",
+    "<think>\n\n</think>\n\n",
 ]
 WEIGHTS = st.sampled_from([0.0, 0.5, 1.0, 2.0])
 
@@ -90,3 +92,20 @@ def test_a_batch_is_divided_as_its_turns_are_one_by_one(batch: list[Prepared]) -
 
 def test_an_empty_batch_has_no_spans() -> None:
     assert divide_rows([]).to_pylist() == []
+
+
+BLOCK = re.compile(r"\s*<((?:\w+:)?think(?:ing)?)>.*?</\1>\s*", re.DOTALL)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=9).map("".join), st.data())
+def test_reasoning_ends_where_one_pattern_says(text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    block = BLOCK.match(text, start, end)
+    assert end_reasoning(text, start, end, opened=False) == (block.end() if block else start)
+
+
+def test_an_empty_block_ends_with_the_white_space_after_it() -> None:
+    text = "<think>\n\n</think>\n\n \nHello"
+    assert end_reasoning(text, 0, len(text), opened=False) == text.index("Hello")
+    assert [end_reasoning(text, 0, end, opened=False) for end in (18, 19, 20)] == [18, 19, 20]

@@ -118,10 +118,10 @@ def test_an_input_that_kills_is_kept(
 def test_an_input_that_breaks_a_check_is_kept_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError
 
-    monkeypatch.setattr("pipeline.batch.decode", fail)
+    monkeypatch.setattr("pipeline.batch.parse", fail)
     args = Namespace(
         target="records", child=tmp_path / "child", keep=tmp_path / "kept", templates=None
     )

@@ -68,6 +68,20 @@ def test_a_shard_without_rows_is_readable(form: str, tmp_path: Path) -> None:
     assert read.schema.equals(SCHEMA)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_batches_of_a_row_group_are_written_as_one(form: str, tmp_path: Path) -> None:
+    batches = [batch(rows, tokens) for rows, tokens in ((211, 999), (1, 3), (97, 1001), (5, 7))]
+    whole = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    shards = [tmp_path / shard_name(form, index, 2) for index in range(2)]
+    for path, parts in zip(shards, (batches, whole), strict=True):
+        with open_shard(path, form, temporary=tmp_path / "x.tmp") as writer:
+            for part in parts:
+                writer.write(part)
+    assert len(whole) == 1
+    assert whole[0].column("input_ids").values.nbytes > 1 << 20, "more than a page of Parquet"
+    assert shards[0].read_bytes() == shards[1].read_bytes()
+
+
 def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "ROW_GROUP_TOKENS", 100)
     path = tmp_path / "s.parquet"

@@ -108,7 +108,7 @@ def read(piece: Piece, *, batch_records: int, batch_bytes: int) -> Iterator[list
 
     Raises InputError where the file is no longer as long as it was surveyed.
     """
-    position, row, line = piece.start, piece.first, piece.line
+    source, position, row, line = piece.source, piece.start, piece.first, piece.line
     step = 1 if piece.line else 0
     with Path(piece.path).open("rb") as file:
         file.seek(position)
@@ -126,7 +126,7 @@ def read(piece: Piece, *, batch_records: int, batch_bytes: int) -> Iterator[list
                 position += len(text)
                 raw = text.rstrip(WHITE) if step else text.strip(WHITE)
                 if raw or not step:
-                    batch.append(Record(piece.source, row, line, raw))
+                    batch.append(Record(source, row, line, raw))
                     row += 1
                 line += step
             for i in range(0, len(batch), batch_records):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -54,8 +54,7 @@ class Source:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """JSON text in ``raw``, or a row in ``value``; ``row`` counts records from 0, ``line`` from 1.
 
     ``fault`` says why a row could not become a ``value`` whole; ``value`` then lacks that column,
@@ -86,7 +85,11 @@ def decode(record: Record) -> Any:
     """
     if record.fault is not None:
         raise record.fault
-    value: Any = record.value if record.raw is None else decode_json(record.raw)
+    return unwrap(record.value if record.raw is None else decode_json(record.raw))
+
+
+def unwrap(value: Any) -> Any:
+    """What a line of rejects.jsonl stands for; any other value is itself."""
     # A reject whose own line was broken by hand holds another one.
     while is_reject(value):
         raw = value["raw"]
@@ -115,6 +118,12 @@ def decode_json(raw: bytes, *, field: str = "") -> Any:
         if (found := find_surrogate(value)) is not None:
             fact = "half of a surrogate pair is no text; drop it"
             raise RecordError("read", "lone_surrogate", fact, field=join(field, found)) from None
+    require_single(raw, value, field=field)
+    return value
+
+
+def require_single(raw: bytes, value: Any, *, field: str = "") -> None:
+    """RecordError ``duplicate_key`` unless *value*, decoded from *raw*, is all that it says."""
     try:
         doubled = find_doubled(raw, value)
     except RecursionError:
@@ -122,7 +131,6 @@ def decode_json(raw: bytes, *, field: str = "") -> Any:
     if doubled is not None:
         fact = "stands there twice with different values; keep one"
         raise RecordError("read", "duplicate_key", fact, field=join(field, doubled))
-    return value
 
 
 def _decode_slowly(raw: bytes, field: str) -> Any:
