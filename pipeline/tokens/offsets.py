@@ -221,9 +221,18 @@ def ends_from_characters(text: str, offsets: list[tuple[int, int]]) -> npt.NDArr
     """
     if not offsets:
         return np.zeros(0, np.int64)
-    ends: npt.NDArray[np.int64] = np.maximum.accumulate(np.array(offsets, np.int64)[:, 1])
-    ends[-1] = len(text)
-    before = character_starts(text)
+    return divide_characters(character_starts(text), np.array(offsets, np.int64)[:, 1])
+
+
+def divide_characters(
+    before: npt.NDArray[np.int64], characters: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """`ends_from_characters` by *characters* at which an engine's tokens end, one or more.
+
+    *before* are the text's `character_starts`.
+    """
+    ends: npt.NDArray[np.int64] = np.maximum.accumulate(characters)
+    ends[-1] = len(before) - 1
     firsts = np.flatnonzero(np.diff(ends, prepend=-1))
     counts = np.diff(firsts, append=len(ends))
     place = np.arange(1, len(ends) + 1) - np.repeat(firsts, counts)

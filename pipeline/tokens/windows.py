@@ -1,0 +1,85 @@
+"""Parts of a long text that the reference encodes as well, around places in doubt.
+
+A part alone may have other tokens than in its text, where a pre-tokenizer or a merge reaches across
+its edge. So it only ever confirms: equal tokens at the place are evidence, others are a reason to
+encode the whole text.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.tokens.changes import STABLE, Aligned
+from pipeline.tokens.encoded import Int32, Int64
+from pipeline.tokens.faults import Encode, encode_each
+
+MOST = 16  # windows of a text, evenly spread over its places
+_AROUND = 16  # tokens on each side of a place: merges seldom reach so far
+_REACH = 64  # tokens beyond, in which to find one that begins with a stable character
+
+
+class Window(NamedTuple):
+    """Tokens ``first:stop`` of a row, and of these ``begin:end``, which are in doubt."""
+
+    first: int
+    stop: int
+    begin: int
+    end: int
+
+
+def confirm(encode: Encode, raw: bytes, ids: Int32, aligned: Aligned, lengths: Int64) -> bool:
+    """Whether *encode*, given windows of a text, has its *ids* where they touch changes.
+
+    *raw* is the text's UTF-8, *lengths* of ids as in ``Model``.
+    """
+    windows = list(_find_windows(raw, aligned))
+    if None in windows:
+        return False
+    found = [window for window in windows if window is not None]
+    starts = np.concatenate(([0], aligned.ends)).tolist()
+    texts = [raw[starts[w.first] : starts[w.stop]].decode() for w in found]
+    seen, firsts, faults = encode_each(encode, texts)
+    spans = itertools.pairwise(firsts.tolist())
+    return not faults and all(
+        _agrees(window, ids, seen[first:stop], lengths)
+        for window, (first, stop) in zip(found, spans, strict=True)
+    )
+
+
+def _find_windows(raw: bytes, aligned: Aligned) -> Iterator[Window | None]:
+    """Around some of the changes; None where no sure edge is within reach."""
+    for begin, end in aligned.touching[:: -(-len(aligned.touching) // MOST)].tolist():
+        first = _find_edge(raw, aligned.ends, begin - _AROUND, -1)
+        stop = _find_edge(raw, aligned.ends, end + _AROUND, 1)
+        yield None if first is None or stop is None else Window(first, stop, begin, end)
+
+
+def _find_edge(raw: bytes, ends: Int64, token: int, step: int) -> int | None:
+    """The first token from *token* on that begins with a stable character, or an end of all."""
+    for place in range(token, token + step * _REACH, step):
+        if place <= 0:
+            return 0
+        if place >= len(ends):
+            return len(ends)
+        at = int(ends[place - 1])
+        # Inside of a character, to ignore errors would find the next one.
+        inside = raw[at : at + 1] >= b"\x80" and raw[at] < 0xC0
+        if not inside and STABLE.match(raw[at : at + 4].decode(errors="ignore")):
+            return place
+    return None
+
+
+def _agrees(window: Window, ids: Int32, seen: Int32, lengths: Int64) -> bool:
+    """Whether *seen* of the window has, at the place in doubt, what a row's *ids* have."""
+    if np.array_equal(ids[window.first : window.stop], seen):
+        return True
+    doubted = ids[window.begin : window.end]
+    start = int(lengths[ids[window.first : window.begin]].sum())
+    starts = np.concatenate(([0], np.cumsum(lengths[seen])))
+    first = int(np.searchsorted(starts, start))
+    same = np.array_equal(seen[first : first + len(doubted)], doubted)
+    return same and int(starts[first]) == start
