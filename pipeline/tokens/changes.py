@@ -2,10 +2,10 @@
 
 The form leaves most of a long text alone, and there bytes of tokens are bytes of text. Only the
 stretches that it changes are shown to the reference, all at once: it tells which character each
-byte of their normal form came from. A stretch begins with a character of which all four forms make a
-starter that nothing before it composes with, and ends before one, or with the text: a form, and
-what the reference tells of it, is the same in a stretch as in the text (Unicode's annex 15,
-"stable code points").
+byte of their normal form came from. A stretch begins with a character of which all four forms
+make a starter that nothing before it composes with, and ends before one, or with the text: so a
+form, and what the reference tells of it, is the same in a stretch as in the text (Unicode's
+annex 15, "stable code points").
 
 What is found is held to the ids: unchanged text and normal forms must be, byte for byte, what the
 ids spell. Where that fails nothing is told, and the caller asks the reference about all of the
