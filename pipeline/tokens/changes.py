@@ -15,13 +15,13 @@ is left to the reference too.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import RecordError
 from pipeline.tokens.controls import Make, rewrite
@@ -35,13 +35,14 @@ from pipeline.tokens.offsets import (
     flatten_steps,
     is_byte_level,
     is_normalized,
+    may_change,
 )
 from pipeline.tokens.spelling import Spellings
 from pipeline.tokens.vocabulary import Definition
 
 # Not all such characters: those that texts are made of, all of them in Unicode before 2016.
 _STABLE = (
-    "\x00-\x7f\u00a0-\u02ff\u0384-\u038a\u038c\u038e-\u03a1\u03a3-\u03ff\u0400-\u0482\u048a-\u052f"
+    "\x00-\u02ff\u0384-\u038a\u038c\u038e-\u03a1\u03a3-\u03ff\u0400-\u0482\u048a-\u052f"
     "\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0958-\u0961\u0e01-\u0e30\u2010-\u2027\u2030-\u205e"
     "\u2190-\u22ff\u2500-\u257f\u3000-\u3029\u3041-\u3096\u30a0-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
     "\uff01-\uff5e\U0001f300-\U0001f5ff\U0001f600-\U0001f64f\U00020000-\U0002a6d6"
@@ -64,14 +65,17 @@ class Aligned:
 
 @dataclass(frozen=True, slots=True)
 class _Normal:
-    """Normal forms of stretches, ``firsts[k]:firsts[k+1]`` of ``form`` is the k-th's.
+    """Normal forms of stretches: the k-th's is bytes ``firsts[k]:firsts[k+1]`` of ``form``.
 
-    ``ends`` int64 [bytes of form]: at which character of its stretch each byte's own ends.
+    ``starts`` and ``ends`` int64 [bytes of form]: of the character each byte came from, in UTF-8
+    of the stretches, one after another; ``edges`` int64 [stretches + 1]: of them, there.
     """
 
     form: bytes
     firsts: Int64
+    starts: Int64
     ends: Int64
+    edges: Int64
 
 
 class Changes:
@@ -93,8 +97,8 @@ class Changes:
         self._added = np.zeros(model.size, np.bool_)
         self._added[[token.id for token in definition.added_tokens]] = True
 
-    def align(self, text: str, ids: Int32) -> Aligned | None:
-        """*ids* are those of *text*; None where their ends are not told surely."""
+    def align(self, text: str, raw: bytes, ids: Int32) -> Aligned | None:
+        """*ids* are those of *text*, *raw* its UTF-8; None where ends are not told surely."""
         if self._form is None or self._lengths is None:
             return None
         spelled, ends = self._spellings.spell(ids)
@@ -105,23 +109,23 @@ class Changes:
         normal = self._normalize([text[start:end] for start, end in stretches])
         if normal is None:
             return None
-        pieces = list(_pieces(text, stretches, normal))
-        if b"".join(pieces) != spelled.tobytes():
+        unchanged = _between(text, stretches)
+        if _interleave(unchanged, normal) != spelled.tobytes():
             return None
-        places = np.cumsum([0, *map(len, pieces)])
-        starts, stops = places[1:-1:2], places[2::2]
-        touching = np.stack(
-            (np.searchsorted(ends, starts, "right"), np.searchsorted(ends - widths, stops)), axis=1
-        )
+        before = np.cumsum([len(piece) for piece in unchanged[:-1]])
+        starts, stops = before + normal.firsts[:-1], before + normal.firsts[1:]
+        first = np.searchsorted(ends, starts, "right")
+        touching = np.stack((first, np.searchsorted(ends - widths, stops)), axis=1)
         added = np.concatenate(([0], np.cumsum(self._added[ids])))[touching]
         if (added[:, 0] != added[:, 1]).any():
             return None
-        return Aligned(_place(text, ends, np.array(stretches), (starts, stops), normal), touching)
+        return Aligned(_place(raw, ends, before, normal), touching)
 
     def _normalize(self, stretches: Sequence[str]) -> _Normal | None:
         """By the reference; None where it does not place each of them where it is."""
+        joined = "".join([*stretches, _END])
         try:
-            found, offsets = self._engine.read("".join([*stretches, _END]))
+            found, offsets = self._engine.read(joined)
         except RecordError:
             return None
         edges = np.cumsum([0, *map(len, stretches)])
@@ -131,8 +135,8 @@ class Changes:
             return None
         if not np.array_equal(begins[firsts], edges) or found[-1] != ord(_END):
             return None
-        ends = ends[:-1] - np.repeat(edges[:-1], np.diff(firsts))
-        return _Normal(found[:-1].astype(np.uint8).tobytes(), firsts, ends)
+        form, before = found[:-1].astype(np.uint8).tobytes(), character_starts(joined)
+        return _Normal(form, firsts, before[begins[:-1]], before[ends[:-1]], before[edges])
 
 
 def byte_model() -> dict[str, Any]:
@@ -144,16 +148,19 @@ def byte_model() -> dict[str, Any]:
 def find_changes(text: str, form: Form) -> Iterator[tuple[int, int]]:
     """The stretches of *text* that *form* changes, in order; none is cut by a stable character.
 
-    By halves: n log n in the text's length. Without normalizing, which is quadratic in marks.
+    By halves: n log n in what is not ASCII. Without normalizing, which is quadratic in marks.
     """
-    rest = [(0, len(text))]
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    places = np.flatnonzero(may_change(points))
+    reduced = points[places].tobytes().decode("utf-32-le")
+    rest = [(0, len(reduced))]
     while rest:
         start, end = rest.pop()
-        if is_normalized(text[start:end], (form,)):
+        if is_normalized(reduced[start:end], (form,)):
             continue
-        cut = _cut(text, start, end)
+        cut = _cut(reduced, start, end)
         if cut is None:
-            yield start, end
+            yield int(places[start]), int(places[end - 1]) + 1
         else:
             rest += [(cut, end), (start, cut)]
 
@@ -168,34 +175,38 @@ def _cut(text: str, start: int, end: int) -> int | None:
     return None if before is None else before.end()
 
 
-def _pieces(text: str, stretches: Sequence[tuple[int, int]], normal: _Normal) -> Iterator[bytes]:
-    """What is unchanged, a normal form, and so on; what is unchanged begins and ends it."""
-    at = 0
-    for (start, end), first, stop in zip(
-        stretches, normal.firsts[:-1].tolist(), normal.firsts[1:].tolist(), strict=True
-    ):
-        yield text[at:start].encode()
-        yield normal.form[first:stop]
-        at = end
-    yield text[at:].encode()
+def _between(text: str, stretches: Sequence[tuple[int, int]]) -> list[bytes]:
+    """What is before, between and after them."""
+    edges = [0, *itertools.chain.from_iterable(stretches), len(text)]
+    return [text[start:end].encode() for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _place(
-    text: str,
-    ends: Int64,
-    stretches: npt.NDArray[np.int64],
-    placed: tuple[Int64, Int64],
-    normal: _Normal,
-) -> Int64:
-    """Bytes of *text* for *ends* of tokens in the normalized text, where stretches are *placed*."""
-    before = character_starts(text)
-    starts, stops = placed
+def _interleave(unchanged: Sequence[bytes], normal: _Normal) -> bytes:
+    forms = [normal.form[a:b] for a, b in itertools.pairwise(normal.firsts.tolist())]
+    pairs = itertools.zip_longest(unchanged, forms, fillvalue=b"")
+    return b"".join(itertools.chain.from_iterable(pairs))
+
+
+def _place(raw: bytes, ends: Int64, before: Int64, normal: _Normal) -> Int64:
+    """Bytes of text *raw* for *ends* of tokens in what it is normalized.
+
+    *before* each stretch are that many unchanged bytes.
+    """
+    starts, stops = before + normal.firsts[:-1], before + normal.firsts[1:]
     last = ends - 1
-    nearest = np.searchsorted(starts, last, "right") - 1  # -1 before the first stretch
+    nearest = np.searchsorted(starts, last, "right") - 1  # -1: before the first stretch
     inside = (nearest >= 0) & (last < stops[nearest])
-    shifts = np.concatenate((before[stretches[:, 1]] - stops, [0]))[nearest]
-    characters = np.searchsorted(before, ends + shifts)
+    found = ends + np.append(normal.edges[1:] - normal.firsts[1:], 0)[nearest]
     at = nearest[inside]
-    byte = normal.firsts[at] + last[inside] - starts[at]
-    characters[inside] = stretches[at, 0] + normal.ends[byte]
-    return divide_characters(before, characters)
+    byte = last[inside] - before[at]
+    found[inside] = before[at] + normal.ends[byte]
+    # A token ends with the whole of its last character.
+    within = np.append(np.frombuffer(raw, np.uint8) & 0xC0 == 0x80, False)
+    for _ in range(3):
+        found += within[found]
+    found = np.maximum.accumulate(found)
+    found[-1] = len(raw)
+    begins = found - 1
+    for _ in range(3):
+        begins -= within[begins]
+    return divide_characters(begins, found)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -211,6 +211,37 @@ def is_normalized(text: str, forms: Iterable[Form]) -> bool:
     return text.isascii() or all(unicodedata.is_normalized(form, text) for form in forms)
 
 
+def are_normalized(
+    texts: Sequence[str], raws: Sequence[bytes], forms: Iterable[Form]
+) -> npt.NDArray[np.bool_]:
+    """bool [texts]: `is_normalized` of each; *raws* are their UTF-8.
+
+    At 10 ns a character it would be a tenth of a long row's cost, so most of ASCII is left out.
+    """
+    normal = np.ones(len(texts), np.bool_)
+    rows = [row for row, text in enumerate(texts) if not text.isascii()]
+    if forms and rows and not is_normalized(_condense(b"\n".join(raws[r] for r in rows)), forms):
+        normal[rows] = [is_normalized(_condense(raws[row]), forms) for row in rows]
+    return normal
+
+
+def _condense(raw: bytes) -> str:
+    codes = np.frombuffer(raw, np.uint8)
+    return codes[may_change(codes)].tobytes().decode()
+
+
+def may_change(codes: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.bool_]:
+    """bool [codes]: what is not ASCII, or stands before that; *codes* are points or UTF-8.
+
+    No form changes an ASCII character but together with what follows, nor composes it with what
+    is before: without the others a text has the same changes.
+    """
+    high = codes > 0x7F
+    result: npt.NDArray[np.bool_] = high.copy()
+    result[:-1] |= high[1:]
+    return result
+
+
 def ends_from_characters(text: str, offsets: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
     """Byte ends of tokens by an engine's character *offsets*: non-decreasing, up to the text's end.
 
@@ -221,25 +252,22 @@ def ends_from_characters(text: str, offsets: list[tuple[int, int]]) -> npt.NDArr
     """
     if not offsets:
         return np.zeros(0, np.int64)
-    return divide_characters(character_starts(text), np.array(offsets, np.int64)[:, 1])
+    ends: npt.NDArray[np.int64] = np.maximum.accumulate(np.array(offsets, np.int64)[:, 1])
+    ends[-1] = len(text)
+    before = character_starts(text)
+    return divide_characters(before[np.maximum(ends - 1, 0)], before[ends])
 
 
 def divide_characters(
-    before: npt.NDArray[np.int64], characters: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """`ends_from_characters` by *characters* at which an engine's tokens end, one or more.
-
-    *before* are the text's `character_starts`.
-    """
-    ends: npt.NDArray[np.int64] = np.maximum.accumulate(characters)
-    ends[-1] = len(before) - 1
+    """Byte ends of tokens from the bytes, non-decreasing, at which their last characters lie."""
     firsts = np.flatnonzero(np.diff(ends, prepend=-1))
     counts = np.diff(firsts, append=len(ends))
     place = np.arange(1, len(ends) + 1) - np.repeat(firsts, counts)
-    start, end = before[np.maximum(ends - 1, 0)], before[ends]
     # Rounded up, so that the first of them is never empty.
-    shares: npt.NDArray[np.int64] = -((end - start) * place // -np.repeat(counts, counts))
-    result: npt.NDArray[np.int64] = start + shares
+    shares: npt.NDArray[np.int64] = -((ends - starts) * place // -np.repeat(counts, counts))
+    result: npt.NDArray[np.int64] = starts + shares
     return result
 
 

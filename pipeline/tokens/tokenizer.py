@@ -46,7 +46,7 @@ from pipeline.tokens.faults import (
     require_equal,
     require_tokens,
 )
-from pipeline.tokens.offsets import ends_from_characters, is_normalized, read_model
+from pipeline.tokens.offsets import are_normalized, ends_from_characters, read_model
 from pipeline.tokens.quoted import Quoted, Quoting, quotes
 from pipeline.tokens.spelling import Spellings, read_spellings
 from pipeline.tokens.trust import ENGINES, Certificate, EngineName, engine_versions
@@ -297,8 +297,7 @@ class Tokenizer:
         raise_any(faults)
         widths = self._model.lengths[ids]
         doubtful = sum_rows(widths, firsts) != np.fromiter(map(len, raws), np.int64, len(raws))
-        if forms := self._model.forms:
-            doubtful |= np.array([not is_normalized(text, forms) for text in texts], np.bool_)
+        doubtful |= ~are_normalized(texts, raws, self._model.forms)
         repaired = np.flatnonzero(doubtful).tolist()
         for row in repaired:
             tokens = slice(firsts[row], firsts[row + 1])
@@ -320,7 +319,7 @@ class Tokenizer:
         Around the changes a fast engine's *ids* are held to the reference's.
         """
         lengths = self._model.lengths
-        aligned = self._find_changes().align(text, ids)
+        aligned = self._find_changes().align(text, raw, ids)
         if aligned is None or lengths is None:
             return None
         if self.engine == "reference":
