@@ -18,12 +18,13 @@ from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.faults import Encode, encode_each
 
 MOST = 16  # windows of a text, evenly spread over its places
-_AROUND = 16  # tokens on each side of a place: merges seldom reach so far
+_AROUND = 16  # tokens on each side of a place, of which those next to it must be equal
+_NEXT = 8
 _REACH = 64  # tokens beyond, in which to find one that begins with a stable character
 
 
 class Window(NamedTuple):
-    """Tokens ``first:stop`` of a row, and of these ``begin:end``, which are in doubt."""
+    """Tokens ``first:stop`` of a row, and of these ``begin:end``, which must be equal."""
 
     first: int
     stop: int
@@ -52,10 +53,15 @@ def confirm(encode: Encode, raw: bytes, ids: Int32, aligned: Aligned, lengths: I
 
 def _find_windows(raw: bytes, aligned: Aligned) -> Iterator[Window | None]:
     """Around some of the changes; None where no sure edge is within reach."""
-    for begin, end in aligned.touching[:: -(-len(aligned.touching) // MOST)].tolist():
-        first = _find_edge(raw, aligned.ends, begin - _AROUND, -1)
-        stop = _find_edge(raw, aligned.ends, end + _AROUND, 1)
-        yield None if first is None or stop is None else Window(first, stop, begin, end)
+    for doubted, after in aligned.touching[:: -(-len(aligned.touching) // MOST)].tolist():
+        first = _find_edge(raw, aligned.ends, doubted - _AROUND, -1)
+        stop = _find_edge(raw, aligned.ends, after + _AROUND, 1)
+        if first is None or stop is None:
+            yield None
+            continue
+        begin = max(doubted - _NEXT, first) if first else 0
+        end = min(after + _NEXT, stop) if stop < len(aligned.ends) else stop
+        yield Window(first, stop, begin, end)
 
 
 def _find_edge(raw: bytes, ends: Int64, token: int, step: int) -> int | None:
@@ -74,9 +80,7 @@ def _find_edge(raw: bytes, ends: Int64, token: int, step: int) -> int | None:
 
 
 def _agrees(window: Window, ids: Int32, seen: Int32, lengths: Int64) -> bool:
-    """Whether *seen* of the window has, at the place in doubt, what a row's *ids* have."""
-    if np.array_equal(ids[window.first : window.stop], seen):
-        return True
+    """Whether *seen* of the window has, about the place in doubt, what a row's *ids* have."""
     doubted = ids[window.begin : window.end]
     start = int(lengths[ids[window.first : window.begin]].sum())
     starts = np.concatenate(([0], np.cumsum(lengths[seen])))
