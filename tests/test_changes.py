@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ from tokenizers import Tokenizer as Library
 from tokenizers import normalizers
 
 from pipeline.errors import EngineMismatch
-from pipeline.tokens.changes import STABLE, Changes, find_changes
+from pipeline.tokens.changes import Changes
 from pipeline.tokens.encoded import Int32, Int64
-from pipeline.tokens.offsets import Form, are_normalized, byte_alphabet, is_normalized
+from pipeline.tokens.forms import FORMS, STABLE, Form, are_normalized, find_changes, is_normalized
+from pipeline.tokens.offsets import byte_alphabet
 from pipeline.tokens.tokenizer import (
     ReferenceEngine,
     Tokenizer,
@@ -28,7 +29,6 @@ from pipeline.tokens.trust import EngineName
 from pipeline.tokens.vocabulary import read_vocabulary
 from tests import vocabularies
 
-FORMS: tuple[Form, ...] = get_args(Form)
 PIECES = [
     *("e\u0301", "a\u0323\u0307", "a\u0307\u0323", "\u0301", "\u0338", "=\u0338", "q\u0323", "é"),
     *("\u212b", "\u212a", "\u037e", "\u0340", "\u0344", "\u0958", "\u09dc", "\ufb1d", "\u0f73"),

@@ -2,10 +2,9 @@
 
 The form leaves most of a long text alone, and there bytes of tokens are bytes of text. Only the
 stretches that it changes are shown to the reference, all at once: it tells which character each
-byte of their normal form came from. A stretch begins with a character of which all four forms
-make a starter that nothing before it composes with, and ends before one, or with the text: so a
-form, and what the reference tells of it, is the same in a stretch as in the text (Unicode's
-annex 15, "stable code points").
+byte of their normal form came from. A stretch begins with a stable character and ends before one,
+or with the text: so a form, and what the reference tells of it, is the same in a stretch as in
+the text.
 
 What is found is held to the ids: unchanged text and normal forms must be, byte for byte, what the
 ids spell. Where that fails nothing is told, and the caller asks the reference about all of the
@@ -16,8 +15,7 @@ is left to the reference too.
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,29 +24,18 @@ import numpy as np
 from pipeline.errors import RecordError
 from pipeline.tokens.controls import Make, rewrite
 from pipeline.tokens.encoded import Int32, Int64
+from pipeline.tokens.forms import Form, find_changes
 from pipeline.tokens.offsets import (
-    Form,
     Model,
     byte_alphabet,
     character_starts,
     divide_characters,
     flatten_steps,
     is_byte_level,
-    is_normalized,
-    may_change,
 )
 from pipeline.tokens.spelling import Spellings
 from pipeline.tokens.vocabulary import Definition
 
-# Not all such characters: those that texts are made of, all of them in Unicode before 2016.
-_STABLE = (
-    "\x00-\u02ff\u0384-\u038a\u038c\u038e-\u03a1\u03a3-\u03ff\u0400-\u0482\u048a-\u052f"
-    "\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0958-\u0961\u0e01-\u0e30\u2010-\u2027\u2030-\u205e"
-    "\u2190-\u22ff\u2500-\u257f\u3000-\u3029\u3041-\u3096\u30a0-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
-    "\uff01-\uff5e\U0001f300-\U0001f5ff\U0001f600-\U0001f64f\U00020000-\U0002a6d6"
-)
-STABLE = re.compile(f"[{_STABLE}]")
-_LAST = re.compile(f".*(?=[{_STABLE}])", re.DOTALL)
 _END = "."  # follows the stretches: if the reference places it, it has placed all
 
 
@@ -143,36 +130,6 @@ def byte_model() -> dict[str, Any]:
     """A ``model`` with one token a byte, whose id is the byte."""
     vocab = {character: byte for byte, character in enumerate(byte_alphabet())}
     return {"type": "BPE", "vocab": vocab, "merges": []}
-
-
-def find_changes(text: str, form: Form) -> Iterator[tuple[int, int]]:
-    """The stretches of *text* that *form* changes, in order; none is cut by a stable character.
-
-    By halves: n log n in what is not ASCII. Without normalizing, which is quadratic in marks.
-    """
-    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    places = np.flatnonzero(may_change(points))
-    reduced = points[places].tobytes().decode("utf-32-le")
-    rest = [(0, len(reduced))]
-    while rest:
-        start, end = rest.pop()
-        if is_normalized(reduced[start:end], (form,)):
-            continue
-        cut = _cut(reduced, start, end)
-        if cut is None:
-            yield int(places[start]), int(places[end - 1]) + 1
-        else:
-            rest += [(cut, end), (start, cut)]
-
-
-def _cut(text: str, start: int, end: int) -> int | None:
-    """A stable character about the middle, but not the first; the last before, if none is after."""
-    middle = max((start + end) // 2, start + 1)
-    after = STABLE.search(text, middle, end)
-    if after is not None:
-        return after.start()
-    before = _LAST.match(text, start + 1, middle)
-    return None if before is None else before.end()
 
 
 def _between(text: str, stretches: Sequence[tuple[int, int]]) -> list[bytes]:

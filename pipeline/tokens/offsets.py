@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.tokens.forms import FORMS, Form
 from pipeline.tokens.vocabulary import AddedToken, Definition
 
-Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
-_FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
 SPACE = "▁"  # SentencePiece's visible space, U+2581
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 UNKNOWN = 2**40  # longer than any text, so that no sum with it passes; 2**22 of them fit in int64
@@ -69,7 +68,7 @@ def read_model(definition: Definition) -> Model:
     model = msgspec.json.decode(definition.model, type=_Model)
     steps = list(flatten_steps(definition.normalizer, "normalizers"))
     forms = normal_forms(definition)
-    others = [step for step in steps if step.get("type") not in _FORMS]
+    others = [step for step in steps if step.get("type") not in FORMS]
     ids = model.vocab.values() if isinstance(model.vocab, dict) else range(len(model.vocab))
     size = 1 + max([*ids, *(token.id for token in definition.added_tokens)], default=-1)
     lengths = _lengths(definition, model, forms, others, size)
@@ -79,7 +78,7 @@ def read_model(definition: Definition) -> Model:
 def normal_forms(definition: Definition) -> tuple[Form, ...]:
     """The normalization forms that its normalizer puts texts in."""
     kinds = {step.get("type") for step in flatten_steps(definition.normalizer, "normalizers")}
-    return tuple(form for form in _FORMS if form in kinds)
+    return tuple(form for form in FORMS if form in kinds)
 
 
 def is_byte_level(definition: Definition) -> bool:
@@ -202,44 +201,6 @@ def _keeps_text(step: dict[str, Any]) -> bool:
 def _is_space_step(step: dict[str, Any]) -> bool:
     kind, pattern, content = step.get("type"), step.get("pattern"), step.get("content")
     return (kind, pattern, content) == ("Replace", {"String": " "}, SPACE)
-
-
-def is_normalized(text: str, forms: Iterable[Form]) -> bool:
-    """Whether normalizing in each of *forms* would leave the text as it is."""
-    # Linear, unlike unicodedata.normalize: it answers No at the first mark out of order, before
-    # the quadratic sort (0.6 ms for 16,000 marks, whichever of them are repeated).
-    return text.isascii() or all(unicodedata.is_normalized(form, text) for form in forms)
-
-
-def are_normalized(
-    texts: Sequence[str], raws: Sequence[bytes], forms: Iterable[Form]
-) -> npt.NDArray[np.bool_]:
-    """bool [texts]: `is_normalized` of each; *raws* are their UTF-8.
-
-    At 10 ns a character it would be a tenth of a long row's cost, so most of ASCII is left out.
-    """
-    normal = np.ones(len(texts), np.bool_)
-    rows = [row for row, text in enumerate(texts) if not text.isascii()]
-    if forms and rows and not is_normalized(_condense(b"\n".join(raws[r] for r in rows)), forms):
-        normal[rows] = [is_normalized(_condense(raws[row]), forms) for row in rows]
-    return normal
-
-
-def _condense(raw: bytes) -> str:
-    codes = np.frombuffer(raw, np.uint8)
-    return codes[may_change(codes)].tobytes().decode()
-
-
-def may_change(codes: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.bool_]:
-    """bool [codes]: what is not ASCII, or stands before that; *codes* are points or UTF-8.
-
-    No form changes an ASCII character but together with what follows, nor composes it with what
-    is before: without the others a text has the same changes.
-    """
-    high = codes > 0x7F
-    result: npt.NDArray[np.bool_] = high.copy()
-    result[:-1] |= high[1:]
-    return result
 
 
 def ends_from_characters(text: str, offsets: list[tuple[int, int]]) -> npt.NDArray[np.int64]:

@@ -46,7 +46,8 @@ from pipeline.tokens.faults import (
     require_equal,
     require_tokens,
 )
-from pipeline.tokens.offsets import are_normalized, ends_from_characters, read_model
+from pipeline.tokens.forms import are_normalized
+from pipeline.tokens.offsets import ends_from_characters, read_model
 from pipeline.tokens.quoted import Quoted, Quoting, quotes
 from pipeline.tokens.spelling import Spellings, read_spellings
 from pipeline.tokens.trust import ENGINES, Certificate, EngineName, engine_versions

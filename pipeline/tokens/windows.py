@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.tokens.changes import STABLE, Aligned
+from pipeline.tokens.changes import Aligned
 from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.faults import Encode, encode_each
+from pipeline.tokens.forms import STABLE
 
 MOST = 16  # windows of a text, evenly spread over its places
 _AROUND = 16  # tokens on each side of a place, of which those next to it must be equal
@@ -41,6 +42,8 @@ def confirm(encode: Encode, raw: bytes, ids: Int32, aligned: Aligned, lengths: I
     if None in windows:
         return False
     found = [window for window in windows if window is not None]
+    if sum(window.stop - window.first for window in found) > len(ids):
+        found = [Window(0, len(ids), 0, len(ids))]
     starts = np.concatenate(([0], aligned.ends)).tolist()
     texts = [raw[starts[w.first] : starts[w.stop]].decode() for w in found]
     seen, firsts, faults = encode_each(encode, texts)
