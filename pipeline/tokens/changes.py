@@ -103,7 +103,7 @@ class Changes:
         starts, stops = before + normal.firsts[:-1], before + normal.firsts[1:]
         first = np.searchsorted(ends, starts, "right")
         touching = np.stack((first, np.searchsorted(ends - widths, stops)), axis=1)
-        added = np.concatenate(([0], np.cumsum(self._added[ids])))[touching]
+        added = np.searchsorted(np.flatnonzero(self._added[ids]), touching)
         if (added[:, 0] != added[:, 1]).any():
             return None
         return Aligned(_place(raw, ends, before, normal), touching)
@@ -151,19 +151,28 @@ def _place(raw: bytes, ends: Int64, before: Int64, normal: _Normal) -> Int64:
     """
     starts, stops = before + normal.firsts[:-1], before + normal.firsts[1:]
     last = ends - 1
-    nearest = np.searchsorted(starts, last, "right") - 1  # -1: before the first stretch
-    inside = (nearest >= 0) & (last < stops[nearest])
-    found = ends + np.append(normal.edges[1:] - normal.firsts[1:], 0)[nearest]
-    at = nearest[inside]
-    byte = last[inside] - before[at]
-    found[inside] = before[at] + normal.ends[byte]
+    # Tokens by where they end: before the first stretch, in it, between it and the next, and so on.
+    cuts = np.searchsorted(last, np.stack((starts, stops), axis=1).ravel())
+    counts = np.diff(cuts, prepend=0, append=len(ends))
+    shifts = np.zeros(len(counts), np.int64)
+    shifts[2::2] = normal.edges[1:] - normal.firsts[1:]
+    found = ends + np.repeat(shifts, counts)
+    inside = np.flatnonzero(np.repeat(np.arange(len(counts)) % 2 == 1, counts))
+    unchanged = np.repeat(before, counts[1::2])
+    found[inside] = unchanged + normal.ends[last[inside] - unchanged]
     # A token ends with the whole of its last character.
     within = np.append(np.frombuffer(raw, np.uint8) & 0xC0 == 0x80, False)
+    cut = np.flatnonzero(within[found])
     for _ in range(3):
-        found += within[found]
+        found[cut] += within[found[cut]]
     found = np.maximum.accumulate(found)
     found[-1] = len(raw)
-    begins = found - 1
+    equal = found[1:] == found[:-1]
+    if not equal.any():
+        return found
+    several = np.append(equal, False) | np.append(False, equal)
+    begins = found[several] - 1
     for _ in range(3):
         begins -= within[begins]
-    return divide_characters(begins, found)
+    found[several] = divide_characters(begins, found[several])
+    return found

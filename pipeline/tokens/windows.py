@@ -18,7 +18,7 @@ from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.faults import Encode, encode_each
 from pipeline.tokens.forms import STABLE
 
-MOST = 16  # windows of a text, evenly spread over its places
+MOST = 8  # windows of a text, evenly spread over its places
 _AROUND = 16  # tokens on each side of a place, of which those next to it must be equal
 _NEXT = 8
 _REACH = 64  # tokens beyond, in which to find one that begins with a stable character
@@ -42,10 +42,10 @@ def confirm(encode: Encode, raw: bytes, ids: Int32, aligned: Aligned, lengths: I
     if None in windows:
         return False
     found = [window for window in windows if window is not None]
-    if sum(window.stop - window.first for window in found) > len(ids):
+    if 2 * sum(window.stop - window.first for window in found) > len(ids):
         found = [Window(0, len(ids), 0, len(ids))]
-    starts = np.concatenate(([0], aligned.ends)).tolist()
-    texts = [raw[starts[w.first] : starts[w.stop]].decode() for w in found]
+    edges = [(_start(aligned.ends, w.first), _start(aligned.ends, w.stop)) for w in found]
+    texts = [raw[start:end].decode() for start, end in edges]
     seen, firsts, faults = encode_each(encode, texts)
     spans = itertools.pairwise(firsts.tolist())
     return not faults and all(
@@ -74,12 +74,16 @@ def _find_edge(raw: bytes, ends: Int64, token: int, step: int) -> int | None:
             return 0
         if place >= len(ends):
             return len(ends)
-        at = int(ends[place - 1])
+        at = _start(ends, place)
         # Inside of a character, to ignore errors would find the next one.
         inside = raw[at : at + 1] >= b"\x80" and raw[at] < 0xC0
         if not inside and STABLE.match(raw[at : at + 4].decode(errors="ignore")):
             return place
     return None
+
+
+def _start(ends: Int64, token: int) -> int:
+    return int(ends[token - 1]) if token else 0
 
 
 def _agrees(window: Window, ids: Int32, seen: Int32, lengths: Int64) -> bool:
