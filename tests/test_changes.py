@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import normalizers
 
 from pipeline.errors import EngineMismatch
-from pipeline.tokens.changes import Changes
+from pipeline.tokens.changes import Aligned, Changes
 from pipeline.tokens.encoded import Int32, Int64
 from pipeline.tokens.forms import FORMS, STABLE, Form, are_normalized, find_changes, is_normalized
 from pipeline.tokens.offsets import byte_alphabet
@@ -27,6 +27,7 @@ from pipeline.tokens.tokenizer import (
 )
 from pipeline.tokens.trust import EngineName
 from pipeline.tokens.vocabulary import read_vocabulary
+from pipeline.tokens.windows import confirm
 from tests import vocabularies
 
 PIECES = [
@@ -96,6 +97,11 @@ def changes_of(tokenizer: Tokenizer) -> Changes:
     return tokenizer._find_changes()
 
 
+def align(tokenizer: Tokenizer, text: str, ids: Int32) -> Aligned | None:
+    changes = changes_of(tokenizer)
+    return changes.align(text, text.encode(), ids, changes.find(text))
+
+
 def whole(tokenizer: Tokenizer, text: str) -> tuple[Int32, list[int]]:
     """The reference's ids and ends of the whole text."""
     ids, ends, fault = tokenizer._refer().locate(text)
@@ -105,17 +111,21 @@ def whole(tokenizer: Tokenizer, text: str) -> tuple[Int32, list[int]]:
 
 @pytest.mark.parametrize(("kind", "engine"), LOADED)
 def test_ends_are_those_of_the_whole_row(kind: str, engine: EngineName, load: Load) -> None:
-    tokenizer, aligned = load(kind, engine), 0
+    tokenizer, aligned, confirmed = load(kind, engine), 0, 0
+    lengths = tokenizer._model.lengths
+    assert lengths is not None
 
     @settings(max_examples=300, deadline=None)
     @given(TEXTS)
     def holds(text: str) -> None:
-        nonlocal aligned
+        nonlocal aligned, confirmed
         ids, ends = whole(tokenizer, text)
-        found = changes_of(tokenizer).align(text, text.encode(), ids)
+        found = align(tokenizer, text, ids)
         if found is not None:
             aligned += 1
             assert found.ends.tolist() == ends
+            again = confirm(tokenizer._refer().encode, text.encode(), ids, found, lengths)
+            confirmed += again
         encoded = tokenizer.encode([text])
         assert encoded.ids.tolist() == ids.tolist()
         if encoded.paths.repaired:
@@ -123,6 +133,25 @@ def test_ends_are_those_of_the_whole_row(kind: str, engine: EngineName, load: Lo
 
     holds()
     assert aligned > 30
+    assert confirmed > aligned / 2
+
+
+@pytest.mark.parametrize("kind", ["nfc", "stripping"])
+def test_ends_of_long_rows_are_those_of_the_whole_row(kind: str, load: Load) -> None:
+    """Too long for windows around what changes to hold them."""
+    tokenizer, plain = load(kind), "The quick brown fox, 日本語 naïve.\n" * 30
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(TEXTS, min_size=1, max_size=4))
+    def holds(texts: list[str]) -> None:
+        text = plain.join(["", *texts, ""])
+        ids, ends = whole(tokenizer, text)
+        encoded = tokenizer.encode([text])
+        assert encoded.ids.tolist() == ids.tolist()
+        if encoded.paths.repaired:
+            assert encoded.ends.tolist() == ends
+
+    holds()
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -130,7 +159,7 @@ def test_other_normalizers_take_the_long_way(kind: str, load: Load) -> None:
     tokenizer = load(kind, "reference")
     for text in [*PIECES, "".join(PIECES), "the e\u0301nd"]:
         ids, ends = whole(tokenizer, text)
-        assert changes_of(tokenizer).align(text, text.encode(), ids) is None
+        assert align(tokenizer, text, ids) is None
         encoded = tokenizer.encode([text] if len(ids) else [])
         if encoded.paths.repaired:
             assert encoded.ends.tolist() == ends
@@ -153,7 +182,7 @@ def test_other_normalizers_take_the_long_way(kind: str, load: Load) -> None:
 def test_what_is_told_without_the_whole_row(text: str, told: bool, load: Load) -> None:
     tokenizer = load("stripping")
     ids, ends = whole(tokenizer, text)
-    found = changes_of(tokenizer).align(text, text.encode(), ids)
+    found = align(tokenizer, text, ids)
     assert (found is not None) is told
     assert found is None or found.ends.tolist() == ends
 
@@ -162,7 +191,7 @@ def test_ids_of_another_text_are_told_nothing(load: Load) -> None:
     tokenizer = load("nfc")
     ids, _ = whole(tokenizer, "The e\u0301nd")
     for text in ("The e\u0300nd", "tHe e\u0301nd", "The e\u0301nd.", "The e\u0301n"):
-        assert changes_of(tokenizer).align(text, text.encode(), ids) is None
+        assert align(tokenizer, text, ids) is None
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -267,12 +296,14 @@ class Splitting:
 
 
 @pytest.mark.parametrize("text", ["Hello e\u0301\n", "e\u0301\nHello", "\u212b\nHello"])
-def test_wrong_ids_about_a_change_are_found(text: str, load: Load) -> None:
+@pytest.mark.parametrize("around", ["", "The fox jumps.\n" * 200])
+def test_wrong_ids_about_a_change_are_found(text: str, around: str, load: Load) -> None:
+    text = f"{around}{text}{around}"
     vocabulary = load("nfc").vocabulary
     raw = read_tokenizer(vocabulary)
     engine = Splitting(raw, "Hello")
     lying = Tokenizer(vocabulary, raw, engine=engine)
-    assert changes_of(lying).align(text, text.encode(), engine.encode([text])[0])
+    assert align(lying, text, engine.encode([text])[0])
     with pytest.raises(EngineMismatch, match="encode with the reference"):
         lying.encode([text])
 
@@ -292,7 +323,7 @@ def test_real_tokenizers(name: str, shared: Path) -> None:
         assert encoded.ids.tolist() == ids.tolist()
         if encoded.paths.repaired:
             assert encoded.ends.tolist() == ends
-            aligned += changes_of(tokenizer).align(text, text.encode(), ids) is not None
+            aligned += align(tokenizer, text, ids) is not None
 
     holds()
     assert aligned > 50

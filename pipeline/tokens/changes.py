@@ -84,14 +84,22 @@ class Changes:
         self._added = np.zeros(model.size, np.bool_)
         self._added[[token.id for token in definition.added_tokens]] = True
 
-    def align(self, text: str, raw: bytes, ids: Int32) -> Aligned | None:
-        """*ids* are those of *text*, *raw* its UTF-8; None where ends are not told surely."""
-        if self._form is None or self._lengths is None:
+    def find(self, text: str) -> list[tuple[int, int]]:
+        """The stretches that the tokenizer's form changes; none where it is not one form."""
+        return [] if self._form is None else list(find_changes(text, self._form))
+
+    def align(
+        self, text: str, raw: bytes, ids: Int32, stretches: Sequence[tuple[int, int]]
+    ) -> Aligned | None:
+        """*ids* and *stretches* are those of *text*, *raw* is its UTF-8; None if not surely told.
+
+        Not told is what has no stretches.
+        """
+        if not stretches or self._lengths is None:
             return None
         spelled, ends = self._spellings.spell(ids)
         widths = np.diff(ends, prepend=0)
-        stretches = list(find_changes(text, self._form))
-        if not stretches or not widths.all() or not np.array_equal(widths, self._lengths[ids]):
+        if not widths.all() or not np.array_equal(widths, self._lengths[ids]):
             return None
         normal = self._normalize([text[start:end] for start, end in stretches])
         if normal is None:

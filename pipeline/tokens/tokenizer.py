@@ -52,7 +52,7 @@ from pipeline.tokens.quoted import Quoted, Quoting, quotes
 from pipeline.tokens.spelling import Spellings, read_spellings
 from pipeline.tokens.trust import ENGINES, Certificate, EngineName, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, AddedToken, Vocabulary, read_definition
-from pipeline.tokens.windows import confirm
+from pipeline.tokens.windows import confirm, pay
 
 __all__ = ["Certificate", "EncodeFailure", "Encoded", "Paths", "Tokenizer", "load_tokenizer"]
 
@@ -319,13 +319,14 @@ class Tokenizer:
 
         Around the changes a fast engine's *ids* are held to the reference's.
         """
-        lengths = self._model.lengths
-        aligned = self._find_changes().align(text, raw, ids)
-        if aligned is None or lengths is None:
+        lengths, changes = self._model.lengths, self._find_changes()
+        stretches, held = changes.find(text), self.engine == "reference"
+        if lengths is None or not (held or pay(len(stretches), len(ids))):
             return None
-        if self.engine == "reference":
-            return aligned.ends
-        sure = confirm(self._refer().encode, raw, ids, aligned, lengths)
+        aligned = changes.align(text, raw, ids, stretches)
+        if aligned is None:
+            return None
+        sure = held or confirm(self._refer().encode, raw, ids, aligned, lengths)
         return aligned.ends if sure else None
 
     def _identify(

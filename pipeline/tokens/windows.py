@@ -33,6 +33,11 @@ class Window(NamedTuple):
     end: int
 
 
+def pay(places: int, tokens: int) -> bool:
+    """Whether windows around *places* are surely less than half of a text of that many tokens."""
+    return 4 * _AROUND * min(places, MOST) < tokens
+
+
 def confirm(encode: Encode, raw: bytes, ids: Int32, aligned: Aligned, lengths: Int64) -> bool:
     """Whether *encode*, given windows of a text, has its *ids* where they touch changes.
 
@@ -42,8 +47,6 @@ def confirm(encode: Encode, raw: bytes, ids: Int32, aligned: Aligned, lengths: I
     if None in windows:
         return False
     found = [window for window in windows if window is not None]
-    if 2 * sum(window.stop - window.first for window in found) > len(ids):
-        found = [Window(0, len(ids), 0, len(ids))]
     edges = [(_start(aligned.ends, w.first), _start(aligned.ends, w.stop)) for w in found]
     texts = [raw[start:end].decode() for start, end in edges]
     seen, firsts, faults = encode_each(encode, texts)
