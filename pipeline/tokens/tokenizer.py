@@ -46,7 +46,7 @@ from pipeline.tokens.faults import (
     require_equal,
     require_tokens,
 )
-from pipeline.tokens.forms import are_normalized
+from pipeline.tokens.forms import is_normalized
 from pipeline.tokens.offsets import ends_from_characters, read_model
 from pipeline.tokens.quoted import Quoted, Quoting, quotes
 from pipeline.tokens.spelling import Spellings, read_spellings
@@ -298,7 +298,8 @@ class Tokenizer:
         raise_any(faults)
         widths = self._model.lengths[ids]
         doubtful = sum_rows(widths, firsts) != np.fromiter(map(len, raws), np.int64, len(raws))
-        doubtful |= ~are_normalized(texts, raws, self._model.forms)
+        if forms := self._model.forms:
+            doubtful |= np.array([not is_normalized(text, forms) for text in texts], np.bool_)
         repaired = np.flatnonzero(doubtful).tolist()
         for row in repaired:
             tokens = slice(firsts[row], firsts[row + 1])
