@@ -22,7 +22,7 @@ _TOLD = ("fastokens", "jinja2", "msgspec", "numpy", "pyarrow", "regex", "tokeniz
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was worked on; ``repaired`` rows took the slow path, offsets from the reference."""
+    """What was worked on; ``repaired`` rows have offsets from the reference."""
 
     conversations: int
     tokens: int

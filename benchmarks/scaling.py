@@ -5,8 +5,9 @@
 Numbers of conversations are built in processes of their own, and timed from the first shard's
 beginning to the last one's end. Turns and sizes are cut from the input's text, the same for every
 shape, and worked on in this process by CPU time. Over each axis seconds = a x rows + b x tokens is
-fitted; how far a point lies from that line is what is not linear. Rows that are *repaired* take
-the reference's offsets, since their text is not what their ids spell: a long row is likelier to.
+fitted; how far a point lies from that line is what is not linear. Of rows that are *repaired* the
+reference reads what their normalizer changes, or all where that is not told: a long row is
+likelier to hold such a thing.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.tokens.changes import byte_model
 from pipeline.tokens.controls import rewrite
 from pipeline.tokens.encoded import Int32, Int64
-from pipeline.tokens.offsets import byte_alphabet, ends_from_characters, is_byte_level
+from pipeline.tokens.offsets import ends_from_characters, is_byte_level
 from pipeline.tokens.spelling import Spellings
 from pipeline.tokens.tokenizer import ReferenceEngine
 from pipeline.tokens.vocabulary import Definition
@@ -24,12 +25,10 @@ class Alignment:
 
     def __init__(self, definition: Definition, *, raw: bytes, spellings: Spellings) -> None:
         """*raw* is the ``tokenizer.json`` that *definition* and *spellings* were read from."""
-        vocab = {character: byte for byte, character in enumerate(byte_alphabet())}
-        model = {"type": "BPE", "vocab": vocab, "merges": []}
         self._spellings = spellings
         self._engine: ReferenceEngine | None = None
         if is_byte_level(definition):
-            self._engine = ReferenceEngine(rewrite(raw, model=model, added_tokens=[]))
+            self._engine = ReferenceEngine(rewrite(raw, model=byte_model(), added_tokens=[]))
             # In the file their ids would have to follow the vocabulary.
             added = [token for token in definition.added_tokens if token.content]
             words = spellings.words

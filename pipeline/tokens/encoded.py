@@ -20,7 +20,8 @@ class Paths:
     """How many texts took which path: ``fast``, ``reference`` and ``quoted`` add up to all.
 
     ``quoted``: some control token in it was encoded as text, which only the reference can.
-    ``repaired``: offsets are the reference's own, because lengths of ids did not tell them.
+    ``repaired``: offsets are the reference's own, because lengths of ids did not tell them; where
+    a normalization form alone is why, only those of what it changes.
     ``checked``: encoded by both engines, with equal ids.
     """
 

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.tokens.forms import FORMS, Form
 from pipeline.tokens.vocabulary import AddedToken, Definition
 
-Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
-_FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
 SPACE = "▁"  # SentencePiece's visible space, U+2581
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 UNKNOWN = 2**40  # longer than any text, so that no sum with it passes; 2**22 of them fit in int64
@@ -69,7 +68,7 @@ def read_model(definition: Definition) -> Model:
     model = msgspec.json.decode(definition.model, type=_Model)
     steps = list(flatten_steps(definition.normalizer, "normalizers"))
     forms = normal_forms(definition)
-    others = [step for step in steps if step.get("type") not in _FORMS]
+    others = [step for step in steps if step.get("type") not in FORMS]
     ids = model.vocab.values() if isinstance(model.vocab, dict) else range(len(model.vocab))
     size = 1 + max([*ids, *(token.id for token in definition.added_tokens)], default=-1)
     lengths = _lengths(definition, model, forms, others, size)
@@ -79,7 +78,7 @@ def read_model(definition: Definition) -> Model:
 def normal_forms(definition: Definition) -> tuple[Form, ...]:
     """The normalization forms that its normalizer puts texts in."""
     kinds = {step.get("type") for step in flatten_steps(definition.normalizer, "normalizers")}
-    return tuple(form for form in _FORMS if form in kinds)
+    return tuple(form for form in FORMS if form in kinds)
 
 
 def is_byte_level(definition: Definition) -> bool:
@@ -204,13 +203,6 @@ def _is_space_step(step: dict[str, Any]) -> bool:
     return (kind, pattern, content) == ("Replace", {"String": " "}, SPACE)
 
 
-def is_normalized(text: str, forms: Iterable[Form]) -> bool:
-    """Whether normalizing in each of *forms* would leave the text as it is."""
-    # Linear, unlike unicodedata.normalize: it answers No at the first mark out of order, before
-    # the quadratic sort (0.6 ms for 16,000 marks, whichever of them are repeated).
-    return text.isascii() or all(unicodedata.is_normalized(form, text) for form in forms)
-
-
 def ends_from_characters(text: str, offsets: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
     """Byte ends of tokens by an engine's character *offsets*: non-decreasing, up to the text's end.
 
@@ -224,13 +216,19 @@ def ends_from_characters(text: str, offsets: list[tuple[int, int]]) -> npt.NDArr
     ends: npt.NDArray[np.int64] = np.maximum.accumulate(np.array(offsets, np.int64)[:, 1])
     ends[-1] = len(text)
     before = character_starts(text)
+    return divide_characters(before[np.maximum(ends - 1, 0)], before[ends])
+
+
+def divide_characters(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Byte ends of tokens from the bytes, non-decreasing, at which their last characters lie."""
     firsts = np.flatnonzero(np.diff(ends, prepend=-1))
     counts = np.diff(firsts, append=len(ends))
     place = np.arange(1, len(ends) + 1) - np.repeat(firsts, counts)
-    start, end = before[np.maximum(ends - 1, 0)], before[ends]
     # Rounded up, so that the first of them is never empty.
-    shares: npt.NDArray[np.int64] = -((end - start) * place // -np.repeat(counts, counts))
-    result: npt.NDArray[np.int64] = start + shares
+    shares: npt.NDArray[np.int64] = -((ends - starts) * place // -np.repeat(counts, counts))
+    result: npt.NDArray[np.int64] = starts + shares
     return result
 
 

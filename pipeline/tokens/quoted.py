@@ -31,7 +31,8 @@ from pipeline.tokens.controls import (
     rewrite,
 )
 from pipeline.tokens.encoded import Encoded, Int32, Int64
-from pipeline.tokens.offsets import Model, character_starts, ends_from_characters, is_normalized
+from pipeline.tokens.forms import is_normalized
+from pipeline.tokens.offsets import Model, character_starts, ends_from_characters
 from pipeline.tokens.vocabulary import AddedToken, Definition
 
 

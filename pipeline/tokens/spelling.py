@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from pipeline.columns import column
 from pipeline.tokens.encoded import Encoded, Int32, Int64
+from pipeline.tokens.forms import Form
 from pipeline.tokens.offsets import (
     BYTE,
     SPACE,
-    Form,
     byte_alphabet,
     is_byte_level,
     normal_forms,

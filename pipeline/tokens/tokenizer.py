@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from pipeline.errors import RecordError, TokenizerError
 from pipeline.spans import Span
+from pipeline.tokens.changes import Changes
 from pipeline.tokens.controls import Controls
 from pipeline.tokens.encoded import (
     Encoded,
@@ -45,11 +46,13 @@ from pipeline.tokens.faults import (
     require_equal,
     require_tokens,
 )
-from pipeline.tokens.offsets import ends_from_characters, is_normalized, read_model
+from pipeline.tokens.forms import is_normalized
+from pipeline.tokens.offsets import ends_from_characters, read_model
 from pipeline.tokens.quoted import Quoted, Quoting, quotes
 from pipeline.tokens.spelling import Spellings, read_spellings
 from pipeline.tokens.trust import ENGINES, Certificate, EngineName, engine_versions
 from pipeline.tokens.vocabulary import TOKENIZER, AddedToken, Vocabulary, read_definition
+from pipeline.tokens.windows import confirm, pay
 
 __all__ = ["Certificate", "EncodeFailure", "Encoded", "Paths", "Tokenizer", "load_tokenizer"]
 
@@ -191,6 +194,7 @@ class Tokenizer:
         self._controls: Controls | None = None
         self._quoting: Quoting | None = None
         self._spellings: Spellings | None = None
+        self._changes: Changes | None = None
 
     @property
     def engine(self) -> EngineName:
@@ -298,16 +302,33 @@ class Tokenizer:
             doubtful |= np.array([not is_normalized(text, forms) for text in texts], np.bool_)
         repaired = np.flatnonzero(doubtful).tolist()
         for row in repaired:
-            located, ends, fault = self._refer().locate(texts[row])
-            if fault:
-                faults[row] = fault
-                continue
             tokens = slice(firsts[row], firsts[row + 1])
-            require_equal(texts[row], ids[tokens], located)
+            ends = self._align(texts[row], raws[row], ids[tokens])
+            if ends is None:
+                located, ends, fault = self._refer().locate(texts[row])
+                if fault:
+                    faults[row] = fault
+                    continue
+                require_equal(texts[row], ids[tokens], located)
             widths[tokens] = np.diff(ends, prepend=0)
         raise_any(faults)
         paths = Paths(len(texts) - referred, referred, repaired=len(repaired), checked=checked)
         return ids, firsts, widths, paths
+
+    def _align(self, text: str, raw: bytes, ids: Int32) -> Int64 | None:
+        """Ends of tokens from the stretches that a normalizer changes, if these tell them all.
+
+        Around the changes a fast engine's *ids* are held to the reference's.
+        """
+        lengths, changes = self._model.lengths, self._find_changes()
+        stretches, held = changes.find(text), self.engine == "reference"
+        if lengths is None or not (held or pay(len(stretches), len(ids))):
+            return None
+        aligned = changes.align(text, raw, ids, stretches)
+        if aligned is None:
+            return None
+        sure = held or confirm(self._refer().encode, raw, ids, aligned, lengths)
+        return aligned.ends if sure else None
 
     def _identify(
         self, texts: Sequence[str], raws: Sequence[bytes], faults: Faults
@@ -375,6 +396,17 @@ class Tokenizer:
         if self._spellings is None:
             self._spellings = read_spellings(self._definition)
         return self._spellings
+
+    def _find_changes(self) -> Changes:
+        if self._changes is None:
+            self._changes = Changes(
+                self._definition,
+                raw=self._raw,
+                model=self._model,
+                spellings=self._find_spellings(),
+                make=ReferenceEngine,
+            )
+        return self._changes
 
     def _refer(self) -> ReferenceEngine:
         # Not before it is needed: it doubles the memory.
