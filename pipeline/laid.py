@@ -86,11 +86,6 @@ class Laid(Sequence[Turn]):
 
     __hash__ = None  # type: ignore[assignment] # a list has none either
 
-    def opens(self, text: str) -> bool | None:
-        """Whether something that the assistant says may begin with *text*; None if not known."""
-        rows = self.table.opens.get(text)
-        return None if rows is None else self.row in rows
-
     def said(self) -> list[Piece]:
         """What the assistant says, without stop tokens."""
         return self.table.said(self.row)

@@ -74,7 +74,7 @@ def lay(
     numbers[spoken, BEGIN:END] = borders - base[spoken, None]
     numbers, usual = _with_told(written, numbers, usual)
     firsts = np.searchsorted(numbers[:, ROW], np.arange(len(rows) + 1)).tolist()
-    opens = {text: _opening(written, text, turn.row[spoken], parts) for text in openings}
+    opens = _find_openings(written, openings, turn.row[spoken], parts)
     table = TurnTable(numbers, firsts, opens)
     return [Laid(table, row) if good else None for row, good in enumerate(usual.tolist())]
 
@@ -163,12 +163,19 @@ def _end_thoughts(written: Written, row: Int64s, parts: _Parts, usual: Flags) ->
     return thought
 
 
-def _opening(written: Written, text: str, row: Int64s, parts: _Parts) -> frozenset[int]:
-    """Rows in which an output begins with *text*, or with white space."""
+def _find_openings(
+    written: Written, openings: Sequence[str], row: Int64s, parts: _Parts
+) -> dict[str, frozenset[int]]:
+    """Rows in which an output begins with each text, or with white space."""
     (said,) = np.nonzero(parts.begin < parts.body)
-    begin = parts.begin[said]
-    found = written.is_space(begin) | written.starts_with(text, begin, parts.body[said])
-    return frozenset(row[said[found]].tolist())
+    begin, end, row = parts.begin[said], parts.body[said], row[said]
+    blank, first = written.is_space(begin), written.codes[begin]
+    found = {}
+    for text in openings:
+        opens = blank | (first == ord(text[0]))
+        opens[opens] = blank[opens] | written.starts_with(text, begin[opens], end[opens])
+        found[text] = frozenset(row[opens].tolist())
+    return found
 
 
 def _with_told(written: Written, numbers: Int64s, usual: Flags) -> tuple[Int64s, Flags]:

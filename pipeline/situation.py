@@ -183,9 +183,9 @@ def liken(conversation: Conversation, telling: Sequence[str], strings: str) -> t
         contents = [message["content"] for message in messages]
         if "" not in contents and not any(map(str.isspace, contents)):
             signs = [message["role"] for message in messages]
-            for i, content in enumerate(contents) if thinks else ():
-                if _CLOSE in content and signs[i] == "assistant":
-                    signs[i] = _sign_thought(content)
+            for i, role in enumerate(signs) if thinks else ():
+                if role == "assistant" and _CLOSE in contents[i]:
+                    signs[i] = _sign_thought(contents[i])
     for message in () if signs else messages:
         role, content = message["role"], message.get("content")
         if len(message) > 2 or type(content) is not str or not content or content.isspace():

@@ -61,7 +61,9 @@ def count_usual(
         lost = 0
         for index in learnt.thoughts:
             content, start = messages[index]["content"], starts.get(index, -1)
-            if "</think>" not in content or (start >= 0 and text.startswith(content, start)):
+            if start >= 0 and text.startswith(content, start):
+                continue  # all of it, as it is
+            if "</think>" not in content:
                 continue
             reasoning, _ = find_thought(content)
             if messages[index]["role"] == "assistant" and reasoning:

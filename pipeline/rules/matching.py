@@ -98,11 +98,15 @@ def find_claims(matchers: Iterable[Matcher], talk: Talk) -> list[Claim]:
     Raises RecordError(``match``, ``pattern_timeout`` | ``too_many_claims`` | ``field_type``).
     """
     text = talk.text
-    active = [m for m in matchers if not _cannot(m, talk)]
+    active = _choose(matchers, talk)
     if all(matcher.plain for matcher in active):  # none at all, mostly
         if not active:
             return []
         said = said_in(talk.turns)
+        if len(active) == 1 and active[0].local and not active[0].mixes:
+            found = _find_at_once(active[0], said, text)
+            if found is not None:
+                return found
         return find_said(
             [
                 (m, said if m.local or m.opening else _having(text, m.entry.needed, said))
@@ -234,13 +238,17 @@ def _timeout(matcher: Matcher, text: str, place: str) -> RecordError:
     )
 
 
-def _cannot(matcher: Matcher, talk: Talk) -> bool:
-    """Whether it is plain to see that a matcher finds nothing."""
-    if matcher.plain and matcher.opening and isinstance(talk.turns, Laid):
-        opens = talk.turns.opens(matcher.opening)
-        if opens is not None:
-            return not opens
-    return _lacks(talk.text, matcher.entry.needed)
+def _choose(matchers: Iterable[Matcher], talk: Talk) -> list[Matcher]:
+    """Those that may find something, as far as a quick look tells."""
+    text, turns = talk.text, talk.turns
+    if not isinstance(turns, Laid):
+        return [m for m in matchers if not _lacks(text, m.entry.needed)]
+    opens, row, chosen = turns.table.opens, turns.row, list[Matcher]()
+    for matcher in matchers:
+        rows = opens.get(matcher.opening) if matcher.plain else None
+        if not _lacks(text, matcher.entry.needed) if rows is None else row in rows:
+            chosen.append(matcher)
+    return chosen
 
 
 def _lacks(text: str, needed: tuple[str, ...]) -> bool:
