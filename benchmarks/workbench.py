@@ -27,7 +27,7 @@ from pipeline.tokens.certificate import find_certificate
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((batch, "count_together"), (batch, "parse")),
     "render": ((Preparation, "_render"),),
-    "turns": ((Preparation, "_establish"),),
+    "turns": ((Preparation, "_lay"), (Preparation, "_establish")),
     "rules": ((Preparation, "_claim"), (Preparation, "_complete")),
     "encode": ((Encoder, "encode_texts"),),
     "weigh": ((Encoder, "rescale"), (Encoder, "weigh")),

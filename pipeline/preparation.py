@@ -130,7 +130,8 @@ class Preparation:
         _each(self._render, drafts, at)
         if self._lays:
             self._lay(drafts)
-        _each(self._establish, drafts, at)
+        if not all(draft.laid for draft in drafts):
+            _each(self._establish, drafts, at)
         _each(self._claim, drafts, at)
         return [draft.error or self._complete(draft) for draft in drafts]
 
