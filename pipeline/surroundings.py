@@ -9,9 +9,10 @@ by it, and matched against the text every time.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from pipeline.callform import has_prose
 from pipeline.conversation import Conversation
@@ -86,16 +87,22 @@ class Closing(NamedTuple):
     marker: str = ""
 
 
+Near: TypeAlias = tuple[Prompt | None, bool]
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
     """What renders have told of the situations of one frame, by `Setting.key` and more.
 
-    ``alike`` are those of whole conversations, found by `liken`: no key has to be made for them.
+    ``alike`` are those of whole conversations, found by `liken`: no key has to be made for them;
+    ``near`` the prompt (but for templates with tags) and the rewriting of a message of the
+    assistant, by what is around it.
     """
 
     alike: dict[tuple[Any, ...], Learnt] = field(default_factory=dict)
     prompts: dict[Key, Prompt] = field(default_factory=dict)
     closings: dict[tuple[Key, bool, bool, str], Closing] = field(default_factory=dict)
+    near: dict[tuple[Any, ...], Near] = field(default_factory=dict)
     rewriting: dict[tuple[Key, Outline, str, bool], bool] = field(default_factory=dict)
 
 
@@ -128,22 +135,36 @@ class Surroundings:
         if strings is None:
             self._forget()
             return Setting(conversation, self.telling)
-        frame, learnt = self._learn(conversation, strings)
+        frame, learnt, _ = self._learn(conversation, strings)
         return Setting(conversation, self.telling, learnt, frame)
 
     def usual(self, conversation: Conversation, strings: str) -> Learnt:
         """What is learnt of a conversation and others like it, with ``usual``."""
-        frame, learnt = self._learn(conversation, strings)
+        frame, learnt, signs = self._learn(conversation, strings)
         if learnt.usual is None:
             setting = Setting(conversation, self.telling, learnt, frame)
-            spoken = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
-            # Tags tell by themselves where an output starts.
-            asked = () if self.template.tagged else spoken
-            prompts = [self.before(setting, i) for i in asked]
-            roles = bytes(CODES.get(m["role"], 0) for m in conversation.messages)
-            rewritten = sum(self.rewrites(setting, i) for i in spoken)
-            learnt.usual = Usual(roles, prompts, rewritten)
+            learnt.usual = self._look_around(setting, signs)
         return learnt
+
+    def _look_around(self, setting: Setting, signs: Sequence[Any]) -> Usual:
+        """Long conversations are seldom alike, but what is near a message is: asked once."""
+        roles, found = [message["role"] for message in setting.messages], list[Near]()
+        # More signs than messages are of words that tell: where they stand matters.
+        near = self._told(setting.frame).near if len(signs) == len(roles) else {}
+        spoken = [i for i, role in enumerate(roles) if role == "assistant"]
+        asked = max((i for i, role in enumerate(roles) if role == "user"), default=-1)
+        for i in spoken:
+            around = (*roles[max(i - 1, 0) : i], "", *roles[i + 1 : i + 2])
+            place = (around, signs[i], spoken[0] < i - 1, asked > i)
+            known = near.get(place) if len(signs) == len(roles) else None
+            if known is None:
+                # Tags tell by themselves where an output starts.
+                prompt = None if self.template.tagged else self.before(setting, i)
+                known = near[place] = (prompt, self.rewrites(setting, i))
+            found.append(known)
+        prompts = [prompt for prompt, _ in found if prompt is not None]
+        rewritten = sum(rewritten for _, rewritten in found)
+        return Usual(bytes(CODES.get(role, 0) for role in roles), prompts, rewritten)
 
     def _forget(self) -> None:
         # A record's own kwargs make a frame of their own.
@@ -151,7 +172,9 @@ class Surroundings:
             self.frames.clear()
             self.shared = 0
 
-    def _learn(self, conversation: Conversation, strings: str) -> tuple[Frame, Learnt]:
+    def _learn(
+        self, conversation: Conversation, strings: str
+    ) -> tuple[Frame, Learnt, tuple[Any, ...]]:
         self._forget()
         frame = frame_of(conversation)
         alike = self._told(frame).alike
@@ -163,7 +186,7 @@ class Surroundings:
             thoughts = [i for i, sign in enumerate(key[:count]) if not isinstance(sign, str)]
             learnt = alike[key] = Learnt({}, {}, thoughts)
             self.shared += count
-        return frame, learnt
+        return frame, learnt, key
 
     def _told(self, frame: Frame) -> _Told:
         told = self.frames.get(frame)

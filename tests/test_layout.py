@@ -67,6 +67,9 @@ TEMPLATES = {
     "history": "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}"
     "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}" + PROMPT,
+    "asked not to think": "{% for m in messages %}" + TURN + "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if '/no_think' in messages[-1].content %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
     "headed late": "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}" + PROMPT,
     "some unsaid": "{% for m in messages %}{% if m.content|length > 2 %}" + TURN + "{% endif %}"
     "{% endfor %}" + PROMPT,
@@ -85,7 +88,7 @@ ROLES = st.sampled_from(["user", "assistant", "assistant", "user", "tool", "syst
 def talks(draw: st.DrawFn) -> list[dict[str, Any]]:
     system = [{"role": "system", "content": draw(SAID)}] if draw(st.booleans()) else []
     if draw(st.booleans()):
-        turns = itertools.islice(itertools.cycle(("user", "assistant")), draw(st.integers(1, 6)))
+        turns = itertools.islice(itertools.cycle(("user", "assistant")), draw(st.integers(1, 9)))
         return system + [{"role": role, "content": draw(SAID)} for role in turns]
     many = draw(st.lists(ROLES, min_size=1, max_size=5))
     return system + [{"role": role, "content": draw(SAID)} for role in many]
