@@ -7,18 +7,16 @@ the slow way, which tells more and may refuse; so nothing here raises.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.bounds import Bounds, Closings, close, find_prompted, find_tagged
 from pipeline.laid import (
     BEGIN,
     CODES,
     END,
     FOUND,
-    HOW,
     MESSAGE,
     NUMBERS,
     ROW,
@@ -29,39 +27,35 @@ from pipeline.laid import (
 )
 from pipeline.markers import Markers
 from pipeline.regions import end_reasoning
-from pipeline.written import ASSISTANT, WIDEST, Flags, Row, Written, integers, table_of
+from pipeline.written import ASSISTANT, Flags, Row, Written, integers
 
-_TAGS = HOW.index("tags")
 _EMPTY_BLOCK = "<think>\n\n</think>\n\n"
 
 
-class _Parts(NamedTuple):
-    """What the assistant's turns were found to be: borders in all texts joined, and how.
-
-    ``good``: nothing else has to be asked of the turn.
-    """
-
-    begin: Int64s
-    body: Int64s
-    until: Int64s
-    found: Int64s
-    opened: Flags
-    good: Flags
-
-
 def lay(
-    rows: Sequence[Row], markers: Markers, *, tagged: bool, openings: Sequence[str] = ()
+    rows: Sequence[Row],
+    markers: Markers,
+    *,
+    tagged: bool,
+    closings: Closings,
+    openings: Sequence[str] = (),
 ) -> list[Laid | None]:
-    """The turns of each row, None for one that is not usual; *openings* are those of the table."""
+    """The turns of each row, None for one that is not usual.
+
+    *closings* tells of a row what follows each message of the assistant; *openings* are those of
+    the table.
+    """
     if not rows:
         return []
     written = Written(rows)
     turn = written.turns()
     usual = written.usual.copy()
     spoken = np.flatnonzero((turn.role == ASSISTANT) & usual[turn.row])
-    start, end = turn.start[spoken], turn.end[spoken]
-    find = _find_tagged if tagged else _find_prompted
-    parts = find(written, start, end, markers)
+    if tagged:
+        parts = find_tagged(written, turn, spoken, markers)
+    else:
+        parts = find_prompted(written, turn, spoken, markers)
+        close(written, turn, spoken, parts, markers, closings)
     usual[turn.row[spoken[~parts.good]]] = False
     numbers = np.full((len(turn.row), NUMBERS), -1, np.int64)
     base = written.begins[turn.row]
@@ -79,62 +73,7 @@ def lay(
     return [Laid(table, row) if good else None for row, good in enumerate(usual.tolist())]
 
 
-def _find_tagged(written: Written, start: Int64s, end: Int64s, markers: Markers) -> _Parts:
-    """Turns with one pair of generation tags inside each."""
-    begins, ends = written.tags()
-    if not len(begins) or (begins[1:] < ends[:-1]).any():
-        return _none(start)
-    first = np.searchsorted(ends, start, side="right")
-    stop = np.searchsorted(begins, end, side="left")
-    good = stop == first + 1
-    first = np.minimum(first, len(begins) - 1)
-    good &= (begins[first] >= start) & (ends[first] <= end)
-    begin, until = np.where(good, begins[first], start), np.where(good, ends[first], end)
-    trimmed, sure = written.trimmed(begin, until)
-    body, _ = written.stopped(begin, trimmed, markers)
-    body = np.where(body < trimmed, body, until)
-    found = np.full(len(start), _TAGS, np.int64)
-    return _Parts(begin, body, until, found, np.zeros(len(start), np.bool_), good & sure)
-
-
-def _find_prompted(written: Written, start: Int64s, end: Int64s, markers: Markers) -> _Parts:
-    """Turns that begin with what their prompt supplies, and end with a control token."""
-    rows = itertools.compress(written.rows, written.usual.tolist())
-    prompts = [prompt for row in rows for prompt in row.prompts]
-    begin, found, opened = start.copy(), np.zeros_like(start), np.zeros(len(start), np.bool_)
-    good = np.zeros(len(start), np.bool_)
-    numbers: dict[int, int] = {}
-    which = integers(numbers.setdefault(id(prompt), len(numbers)) for prompt in prompts)
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for prompt in {id(prompt): prompt for prompt in prompts}.values():
-        alike.setdefault(tuple(prompt.headers), []).append(numbers[id(prompt)])
-    for headers, codes in alike.items():
-        left = np.arange(len(start))
-        if len(alike) > 1:
-            left = np.flatnonzero(np.isin(which, codes))
-        for header in headers:
-            has = written.starts_with(header.text, start[left], end[left])
-            mine, left = left[has], left[~has]
-            begin[mine] += len(header.text)
-            found[mine], opened[mine], good[mine] = HOW.index(header.found), header.opened, True
-            if not len(left):
-                break
-    until, sure = written.trimmed(begin, end)
-    stop, eos = written.stopped(begin, until, markers)
-    good &= sure & (stop < until) & (stop > begin)
-    # Before another control token the turn may have ended already; after white space, with nothing.
-    before = np.minimum(written.codes[stop - 1], WIDEST + 1)
-    good &= eos | ~table_of(markers.lasts)[before]
-    good[good] = ~written.is_space(begin[good])
-    return _Parts(begin, stop, until, found, opened, good)
-
-
-def _none(start: Int64s) -> _Parts:
-    no = np.zeros(len(start), np.bool_)
-    return _Parts(start, start, start, np.zeros_like(start), no, no)
-
-
-def _end_thoughts(written: Written, row: Int64s, parts: _Parts, usual: Flags) -> Int64s:
+def _end_thoughts(written: Written, row: Int64s, parts: Bounds, usual: Flags) -> Int64s:
     """Where the reasoning ends that each output starts with: `end_reasoning`, of all of them."""
     begin, body = parts.begin, parts.body
     thought: Int64s = begin.copy()
@@ -164,7 +103,7 @@ def _end_thoughts(written: Written, row: Int64s, parts: _Parts, usual: Flags) ->
 
 
 def _find_openings(
-    written: Written, openings: Sequence[str], row: Int64s, parts: _Parts
+    written: Written, openings: Sequence[str], row: Int64s, parts: Bounds
 ) -> dict[str, frozenset[int]]:
     """Rows in which an output begins with each text, or with white space."""
     (said,) = np.nonzero(parts.begin < parts.body)

@@ -75,6 +75,10 @@ class Markers:
                 return end - length
         return end
 
+    def begins_at(self, text: str) -> bool:
+        """Whether an added token may have begun before the end of *text* and go on after it."""
+        return bool(self._begin(text))
+
     def _begin(self, shared: str) -> list[tuple[int, str]]:
         """Ways in which *shared* may end inside an added token: characters inside, the rest of it.
 

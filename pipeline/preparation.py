@@ -34,7 +34,7 @@ from pipeline.scales import Scale, find_parts, refuse_weights, scale_turns
 from pipeline.situation import Setting
 from pipeline.source.record import Record, decode
 from pipeline.spans import Span
-from pipeline.surroundings import Surroundings
+from pipeline.surroundings import Closing, Surroundings
 from pipeline.swift import exempt_sampled, exempt_weighted, own_weights
 from pipeline.tally import count_row, count_usual
 from pipeline.template import Template
@@ -185,9 +185,14 @@ class Preparation:
                 assert learnt.usual is not None
                 chosen.append(draft)
                 roles, prompts, _ = learnt.usual
-                rows.append(Row(draft.recorded, messages, roles, prompts))
+                rows.append(Row(draft.recorded, messages, draft.strings, roles, prompts))
+
+        def closings(row: int) -> Sequence[Closing]:
+            draft = chosen[row]
+            return self.surroundings.closings(draft.conversation, draft.learnt, self.markers)
+
         tagged, openings = self.template.tagged, self._openings
-        found = lay(rows, self.markers, tagged=tagged, openings=openings)
+        found = lay(rows, self.markers, tagged=tagged, closings=closings, openings=openings)
         for draft, row, laid in zip(chosen, rows, found, strict=True):
             if laid is not None:
                 draft.text, draft.turns, draft.laid = row.recorded.text, laid, True

@@ -85,13 +85,15 @@ class Learnt:
 
     ``prompts`` is what precedes it (a `Prompt`), ``rewrites`` whether it is written otherwise once
     others follow; ``thoughts`` are the messages that hold a think block, or more than their text;
-    ``usual`` is all that the usual row is asked for.
+    ``usual`` is all that the usual row is asked for, ``closings`` what follows each answer (a
+    `Closing`) where that is asked.
     """
 
     prompts: dict[int, Any]
     rewrites: dict[int, bool]
     thoughts: Sequence[int]
     usual: Usual | None = None
+    closings: Sequence[Any] | None = None
 
 
 class Setting:

@@ -173,6 +173,20 @@ def _shared(text: str, said: str, prompt: Prompt, markers: Markers) -> int:
     return best
 
 
+def shared_stem(prompt: Prompt, markers: Markers) -> str:
+    """What `_shared` finds in each text that begins with it, whatever follows; empty if unsure.
+
+    It does so where all headers are one before their think block, and no added token begins at its
+    end. The message itself must not say it.
+    """
+    stems = {_THINK.split(header.text.lstrip(), maxsplit=1)[0] for header in prompt.headers}
+    stem = stems.pop() if len(stems) == 1 else ""
+    shared = stem.strip()
+    if prompt.enclosed or not shared or any(o.startswith(shared) for o in prompt.others):
+        return ""
+    return "" if markers.begins_at(stem) else stem
+
+
 def first_of(rendered: Rendered, index: int, span: Span) -> int | None:
     """In a traced render, the first character in *span* that message *index* said itself."""
     inside = codes_of(rendered.marks[span.start : span.end])

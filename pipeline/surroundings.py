@@ -146,6 +146,16 @@ class Surroundings:
             learnt.usual = self._look_around(setting, signs)
         return learnt
 
+    def closings(
+        self, conversation: Conversation, learnt: Learnt, markers: Markers
+    ) -> Sequence[Closing]:
+        """`after` of each message of the assistant; *learnt* is what is known of its likes."""
+        if learnt.closings is None:
+            setting = Setting(conversation, self.telling, learnt)
+            spoken = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
+            learnt.closings = [self.after(setting, i, markers) for i in spoken]
+        return learnt.closings
+
     def _look_around(self, setting: Setting, signs: Sequence[Any]) -> Usual:
         """Long conversations are seldom alike, but what is near a message is: asked once."""
         roles, found = [message["role"] for message in setting.messages], list[Near]()

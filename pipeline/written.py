@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Row(NamedTuple):
-    """A plain conversation, rendered.
+    """A plain conversation, rendered; ``strings`` has all that it says.
 
     ``roles`` are the codes of its messages' roles, a byte each, 0 for another; ``prompts`` precede
     what the assistant says, turn by turn.
@@ -33,6 +33,7 @@ class Row(NamedTuple):
 
     recorded: Recorded
     messages: Sequence[dict[str, Any]]
+    strings: str
     roles: bytes
     prompts: Sequence[Prompt]
 

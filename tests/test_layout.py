@@ -70,6 +70,14 @@ TEMPLATES = {
     "asked not to think": "{% for m in messages %}" + TURN + "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if '/no_think' in messages[-1].content %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+    "prefilled": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    "closed by the next": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% if not loop.last %}\n{% endif %}{% endfor %}{% if add_generation_prompt %}"
+    "<|im_start|>assistant\n{% endif %}",
+    "closed outside": "{% for m in messages %}{% if m.role == 'user' and not loop.first %}"
+    "<|im_end|>{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|im_end|>{% endif %}",
     "headed late": "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}" + PROMPT,
     "some unsaid": "{% for m in messages %}{% if m.content|length > 2 %}" + TURN + "{% endif %}"
     "{% endfor %}" + PROMPT,
@@ -177,7 +185,7 @@ def test_a_laid_turn_is_the_turn_it_stands_for() -> None:
 
 def test_one_odd_row_leaves_its_neighbours_laid() -> None:
     plain = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    odd = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\nA"}]
+    odd = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "  "}]
     prepared, _ = encoder_of(TEMPLATES["chatml"]).prepare(
         [record(plain, 0), record(odd, 1), record(plain, 2)]
     )
