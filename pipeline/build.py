@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli, flags
-from pipeline.engine.crew import Crew
+from pipeline.engine.crew import EARLY, Crew
 from pipeline.policy import FORMATS, ROW_TIMEOUT, SHARD_SIZE
 
 
@@ -16,9 +16,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the records was rejected."""
     args = _parser().parse_args(argv)
     flags.needs_tokenizer(args.input, args.tokenizer)
+    from pipeline.source.extent import count_tasks
     from pipeline.tokens.fast import look_ahead
 
-    with Crew(args.workers, "pipeline.building", look_ahead(args.tokenizer)) as crew:
+    early = count_tasks(args.input, args.shard_size, min(args.workers, EARLY))
+    ahead = look_ahead(args.tokenizer)
+    with Crew(args.workers, "pipeline.building", ahead, early=early) as crew:
         # Here, not above: workers load the same meanwhile, and --help needs none of it.
         from pipeline.dataset import build_dataset
         from pipeline.progress import Progress
@@ -65,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         type=flags.positive,
         default=SHARD_SIZE,
         metavar="BYTES",
-        help=f"of input in one shard (default: {SHARD_SIZE:,})",
+        help=f"of input, uncompressed, that make one shard, the task of one worker "
+        f"(default: {SHARD_SIZE:,}): less input than N of these keeps fewer than N workers busy",
     )
     parser.add_argument(
         "--row-timeout",

@@ -140,7 +140,11 @@ def add_edge_flags(parser: argparse.ArgumentParser) -> None:
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of what writes shards: who does it, what is left out, what lies there already."""
     parser.add_argument(
-        "--workers", type=positive, default=cpus(), metavar="N", help="processes (default: all)"
+        "--workers",
+        type=positive,
+        default=cpus(),
+        metavar="N",
+        help="processes at most, one for each shard that is left to make (default: one a CPU)",
     )
     parser.add_argument(
         "--rejects", type=path, metavar="FILE", help="(default: rejects.jsonl in the output)"

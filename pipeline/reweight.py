@@ -7,14 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import cli, flags
-from pipeline.engine.crew import Crew
+from pipeline.engine.crew import EARLY, Crew
 from pipeline.policy import EDGES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 where more than the allowed share of the rows would train nothing."""
     args = _parser().parse_args(argv)
-    with Crew(args.workers, "pipeline.reweighing") as crew:
+    from pipeline.source.extent import count_data
+
+    early = min(count_data(args.shards), EARLY)
+    with Crew(args.workers, "pipeline.reweighing", early=early) as crew:
         # Here, not above: workers load the same meanwhile, and --help needs none of it.
         from pipeline.progress import Progress
         from pipeline.reweighting import reweight_dataset

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine import labour, local
 from pipeline.engine.attempt import Attempt, Failure
-from pipeline.engine.crew import Crew
+from pipeline.engine.crew import Crew, cpus
 from pipeline.engine.labour import Teller
 from pipeline.errors import BuildError, InputError
 from pipeline.order import Order, Rows, Step, Watch
@@ -183,6 +183,26 @@ def test_what_a_task_raises_is_raised() -> None:
         run(PretendedJob(broken="in a task"), 3)
 
 
+@pytest.mark.parametrize(
+    ("told", "most"),
+    [("50000 100000", 1), ("100000 100000", 1), ("150000 100000", 2), ("max 100000", 0), ("", 0)],
+)
+def test_a_container_has_the_cpus_whose_time_it_gets(told: str, most: int, tmp_path: Path) -> None:
+    file = tmp_path / "cpu.max"
+    every = cpus(str(file))
+    file.write_text(told)
+    assert cpus(str(file)) == min(every, most or every)
+
+
+def test_workers_that_do_not_begin_early_come_when_there_is_work(tmp_path: Path) -> None:
+    """A task that waits for another one's mark is done only where two workers are."""
+
+    with Crew(2, "pipeline.task", early=1) as crew:
+        assert len(crew._idle) == 1
+        list(local.run(tasks(2), MeetingJob(str(tmp_path)), crew=crew, progress=lambda _: None))
+        assert len({worker.process.pid for worker in crew._idle}) == 2
+
+
 def test_no_worker_outlives_its_crew() -> None:
     from multiprocessing import active_children
 
@@ -211,6 +231,25 @@ class LitteringJob:
                 progress(Step(1))
             counts = {"most": most, "ahead": ahead}
             return TaskDone(order.task.index, "", 0, 0, "", "", counts, "")
+
+        return complete
+
+
+@dataclass(frozen=True)
+class MeetingJob:
+    """Each of two tasks waits until the other has begun."""
+
+    folder: str
+
+    def begin(self, ahead: object = None) -> Complete:  # noqa: ARG002
+        def complete(order: Order, watch: Watch, progress: Progress) -> TaskDone:  # noqa: ARG001
+            index = order.task.index
+            Path(self.folder, str(index)).touch()
+            deadline = time.monotonic() + 30
+            while not Path(self.folder, str(1 - index)).exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            return TaskDone(index, "", 0, 0, "", "", {}, "")
 
         return complete
 

@@ -22,6 +22,7 @@ from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from pipeline.task import Ahead, Job
 
 CELLS = 3  # of a worker's `Watch`
-_EARLY = 8  # a short run needs no more, and a long one does not notice when the others come
+_QUOTA = "/sys/fs/cgroup/cpu.max"
+EARLY = 8  # a short run needs no more, and a long one does not notice when the others come
 
 
 @dataclass(slots=True)
@@ -47,15 +49,19 @@ class Crew:
     """At most *size* workers, a context: at its end none of them lives.
 
     *room* is the module of the jobs that they will be given: they import it before. What *ahead*
-    loads, if given, they begin with even before that.
+    loads, if given, they begin with even before that. *early* are those that begin at once, the
+    others when there are tasks for them: one that has nothing to do takes CPU from the rest.
     """
 
-    def __init__(self, size: int, room: str, ahead: Ahead | None = None) -> None:
+    def __init__(
+        self, size: int, room: str, ahead: Ahead | None = None, *, early: int = EARLY
+    ) -> None:
         self.size, self._room, self._ahead = size, room, ahead
+        self._early = min(size, early)
         self._idle: list[Worker] = []
 
     def __enter__(self) -> Crew:
-        self._idle = [self._start() for _ in range(min(self.size, _EARLY))]
+        self._idle = [self._start() for _ in range(self._early)]
         return self
 
     def __exit__(
@@ -104,11 +110,20 @@ def hire(workers: int | Crew, room: str) -> Iterator[Crew]:
             yield crew
 
 
-def cpus() -> int:
-    """The CPUs that this process may use, which in a container are fewer than the machine's."""
+def cpus(quota: str = _QUOTA) -> int:
+    """The CPUs that this process may use, which in a container are fewer than the machine's.
+
+    *quota* is the file where Linux keeps how much time of them a container gets.
+    """
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    # "150000 100000": 1.5 CPUs of time, which `docker run --cpus` sets. All CPUs are seen then, and
+    # a worker for each would load what most never use, on the time of the others.
+    with contextlib.suppress(OSError, ValueError), Path(quota).open(encoding="ascii") as file:
+        share, period = map(int, file.read().split())
+        count = min(count, max(1, -(-share // period)))
+    return count
 
 
 def _start(room: str, ahead: Ahead | None) -> Worker:

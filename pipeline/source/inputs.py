@@ -15,26 +15,11 @@ from pathlib import Path, PurePath
 
 from pipeline.errors import InputError
 from pipeline.files import WORK
+from pipeline.source.kinds import DATA, DESCRIPTIONS, EXTENSIONS
 from pipeline.source.saved import fault, saved_files
 from pipeline.source.spool import CHUNK, kept
 from pipeline.terminal import printable
 
-EXTENSIONS = ".jsonl .ndjson .json (also with .gz .zst .bz2 .lz4), .parquet, .arrow, .feather"
-DATA = re.compile(
-    r"\.(?:(?:jsonl|ndjson|json)(?:\.(?:gz|zst|zstd|bz2|bz|lz4))?|parquet|arrow|feather)$",
-    re.IGNORECASE,
-)
-# JSON files that describe data, as datasets, LLaMA-Factory and this program write them.
-DESCRIPTIONS = frozenset(
-    {
-        "dataset_dict.json",
-        "dataset_info.json",
-        "dataset_infos.json",
-        "manifest.json",
-        "rejects.jsonl",
-        "state.json",
-    }
-)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?")
 
 
