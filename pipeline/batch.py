@@ -135,8 +135,12 @@ class Encoder:
             within = _numbered(at, range(first, stop))
             prepared, failed = self.prepare(records[first:stop], at=within)
             rejects += failed
-            group += prepared
-            size += sum(len(p.text) for p in prepared)
+            for p in prepared:
+                if size > _GROUP and p.record is not group[-1].record:
+                    yield group
+                    size, group = 0, []
+                group.append(p)
+                size += len(p.text)
             if size > _GROUP:
                 yield group
                 size, group = 0, []

@@ -42,6 +42,7 @@ from pipeline.tokens.tokenizer import Tokenizer
 from pipeline.written import Row
 
 _MOST_FANNED = 1 << 24  # characters of a conversation's rows: they are held at once
+_MOST_LAID = 1 << 22  # characters that are laid together: an array of them takes four bytes each
 _NONE = Weights({}, {})
 _EMPTY: Mapping[int, Sequence[Scale]] = MappingProxyType({})
 _new = tuple.__new__  # a named tuple's own is Python, and takes twice the time
@@ -176,10 +177,13 @@ class Preparation:
         """The turns of those rows that are usual, all at once."""
         chosen: list[Draft] = []
         rows: list[Row] = []
+        size = 0
         for draft in drafts:
             if draft.error or draft.recorded is None or draft.traced:
                 continue
-            if draft.conversation.plain:
+            # Rows of columnar files come by number, whatever they hold.
+            if draft.conversation.plain and size + len(draft.recorded.text) <= _MOST_LAID:
+                size += len(draft.recorded.text)
                 messages = draft.conversation.messages
                 learnt = draft.learnt = self.surroundings.usual(draft.conversation, draft.strings)
                 assert learnt.usual is not None

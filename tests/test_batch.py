@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline
+import pipeline.batch
 from pipeline.errors import InputError
 from pipeline.recipe import BUNDLED
 from pipeline.rules import compose, parse_rule_file
@@ -215,3 +216,23 @@ def test_a_large_record_is_looked_at_alone(encoder: Any) -> None:
     assert together.rows.column("row").to_pylist() == [*range(6)]
     alone = [encoder.encode([record]).rows for record in records]
     assert together.rows.equals(pa.Table.from_batches(alone).combine_chunks().to_batches()[0])
+
+
+def test_texts_that_are_encoded_together_are_bounded_by_their_length(
+    encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of columnar files come by number, so many of them may be large."""
+    records = [Record("s", row, 0, value=TALK) for row in range(100)]
+    expected = encoder.encode(records)
+    held: list[int] = []
+    encode_texts = encoder.encode_texts
+
+    def seen(prepared: Any) -> Any:
+        held.append(sum(len(p.text) for p in prepared))
+        return encode_texts(prepared)
+
+    monkeypatch.setattr(pipeline.batch, "_GROUP", 1000)
+    monkeypatch.setattr(encoder, "encode_texts", seen)
+    assert encoder.encode(records).rows.equals(expected.rows)
+    assert sum(held) > 5_000
+    assert max(held) < 1200

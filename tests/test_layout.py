@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import tracemalloc
 from functools import cache
 from typing import Any
 
@@ -190,3 +191,21 @@ def test_one_odd_row_leaves_its_neighbours_laid() -> None:
         [record(plain, 0), record(odd, 1), record(plain, 2)]
     )
     assert [isinstance(p.turns, Laid) for p in prepared] == [True, False, True]
+
+
+def test_large_rows_take_no_memory_for_being_laid() -> None:
+    """Records of columnar files come by number, so many of them may be large."""
+    said = "The quick brown fox. " * 5_000
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": said}]
+    records = [Record("s", i, 0, value={"messages": messages}) for i in range(128)]
+    encoder = encoder_of(TEMPLATES["chatml"])
+    encoder.prepare(records[:1])
+    tracemalloc.start()
+    try:
+        prepared, _ = encoder.prepare(records)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The strings that the conversations share are not held again; a text is.
+    assert peak < 4 * sum(len(p.text) for p in prepared)
+    assert isinstance(prepared[0].turns, Laid)
