@@ -1,7 +1,7 @@
 """The turns of usual rows, established together: what `establish_turns` finds, in arrays.
 
 A row is usual if each of its messages is one range of the text, in their order, with one header or
-one pair of tags, and a stop token that is plain to see. Whatever is otherwise in a row leaves it to
+one pair of tags, and an end that is plain to see. Whatever is otherwise in a row leaves it to
 the slow way, which tells more and may refuse; so nothing here raises.
 """
 
