@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import material
 from benchmarks.picture import require_plots
 from pipeline import flags
+from pipeline.errors import ConfigurationError
 from pipeline.recipe import BUNDLED
 
 
@@ -51,11 +53,28 @@ def read_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> R
     flags.add_recipe_flags(recipe)
     found = recipe.parse_args(words)
     require_plots(own.plot)
+    _require_files(own)
     if not found.tokenizer:
+        if own.input != BUNDLED / "sample.jsonl":
+            raise ConfigurationError(
+                "--tokenizer: not given, and only the embedded sample has one of its own; name the "
+                "model's folder"
+            )
         words += ["--tokenizer", str(BUNDLED / "tokenizer")]
     if "--date" not in words:
         words += ["--date", found.date]  # runs that see midnight are still alike
     return Request(own, found, tuple(words))
+
+
+def _require_files(own: argparse.Namespace) -> None:
+    """Before anything is measured: an input that holds something, folders to write to."""
+    if not own.input.is_file():
+        raise ConfigurationError(f"--input {own.input}: no such file; check the path")
+    if not material.count(own.input):
+        raise ConfigurationError(f"--input {own.input}: holds no line; give a file of JSON lines")
+    for flag, path in (("--json", own.json), ("--plot", own.plot)):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigurationError(f"{flag} {path}: no such folder; make it first")
 
 
 def vocabulary_folder(request: Request) -> Path:

@@ -22,16 +22,17 @@ _TOLD = ("fastokens", "jinja2", "msgspec", "numpy", "pyarrow", "regex", "tokeniz
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was worked on; ``repaired`` rows have offsets from the reference."""
+    """What was worked on; ``repaired`` rows have offsets from the reference, ``checked`` ids."""
 
     conversations: int
     tokens: int
     repaired: int = 0
+    checked: int = 0
 
 
 def load_of(counts: Mapping[str, int]) -> Load:
     """What a build, or a batch of it, counted."""
-    names = ("conversations", "tokens", "encoded.repaired")
+    names = ("conversations", "tokens", "encoded.repaired", "encoded.checked")
     return Load(*(counts.get(name, 0) for name in names))
 
 

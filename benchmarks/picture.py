@@ -60,7 +60,12 @@ def draw_bars(path: Path, bars: Mapping[str, float], *, title: str, unit: str, n
     """One bar for each name, from the top down, its number at its end."""
     with _figure(path, title, note, (7.0, 1.2 + 0.35 * len(bars))) as axes:
         drawn = axes.barh(list(bars), list(bars.values()), color="#2a6f97", height=0.65)
-        axes.bar_label(drawn, labels=[f" {value:,.3g}" for value in bars.values()])
+        axes.bar_label(
+            drawn,
+            labels=[
+                f" {value:,.0f}" if value >= 100 else f" {value:.3g}" for value in bars.values()
+            ],
+        )
         axes.margins(x=0.12)
         axes.invert_yaxis()
         axes.set_xlabel(unit)

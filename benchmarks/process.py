@@ -21,6 +21,7 @@ from pipeline.files import WORK
 _LOOK = 0.005  # seconds between looks for the first shard
 _MEASURE = 40  # looks between two at the memory, which reads much of /proc
 _LONGEST = 7200.0
+_SHARDS = ("train-", "data-")  # the plan has a temporary file too, a second earlier
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,17 @@ class _Watcher:
     def _watch(self) -> None:
         looks = 0
         while not self._stopped.wait(_LOOK if self._output and not self.begun else _LOOK * 10):
-            if self._output and not self.begun and any((self._output / WORK).glob("*.tmp")):
+            if self._output and not self.begun and self._has_shard():
                 self.begun = time.perf_counter() - self._started
             looks += 1 if self._output and not self.begun else 10
             if looks >= _MEASURE:
                 looks = 0
                 self._measure()
+
+    def _has_shard(self) -> bool:
+        assert self._output is not None
+        names = (path.name for path in (self._output / WORK).glob("*.tmp"))
+        return any(name.lstrip(".").startswith(_SHARDS) for name in names)
 
     def _measure(self) -> None:
         self.own = max(self.own, _peak(self._process))

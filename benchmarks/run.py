@@ -80,7 +80,7 @@ def _measure_builds(request: Request, scratch: Path) -> list[dict[str, Any]]:
     built = [_summarize(runs[f"whole {n}"], runs[f"start {n}"], n) for n in args.workers]
     for build_ in built:
         for of in ("tokens_per_second", "tokens_per_second_without_start"):
-            build_[f"times_{of}"] = build_[of] / built[0][of]
+            build_[f"times_{of}"] = build_[of] / built[0][of] if built[0][of] else 0.0
     return built
 
 
@@ -101,9 +101,11 @@ def _summarize(whole: Sequence[Run], start: Sequence[Run], workers: int) -> dict
         "seconds_of_runs": [r.seconds for r in whole],
         "others_cores": median(whole, "others"),
         "tokens_per_second": tokens / seconds,
-        # By difference: less the build of one conversation, which starts and ends alike.
-        "tokens_per_second_without_start": (tokens - single["tokens"])
-        / max(seconds - started, 1e-9),
+        # By difference: less the build of one conversation, which starts and ends alike. Where
+        # the start is all, the difference is noise.
+        "tokens_per_second_without_start": (tokens - single["tokens"]) / (seconds - started)
+        if seconds > 1.1 * started
+        else 0.0,
         # By the clock of its files: from the first shard's beginning to the last one's end.
         "tokens_per_second_of_shards": tokens / worked if worked else 0.0,
         "tokens_per_cpu_second": tokens / median(whole, "cpu"),
@@ -131,8 +133,8 @@ def _print_builds(report: dict[str, Any]) -> None:
             f"{b['workers']}",
             f"{b['seconds']:.2f}",
             f"{b['tokens_per_second']:,.0f}",
-            f"{b['tokens_per_second_without_start']:,.0f}",
-            f"{b['times_tokens_per_second_without_start']:.2f}",
+            f"{b['times_tokens_per_second']:.2f}",
+            *_without_start(b),
             f"{b['tokens_per_cpu_second']:,.0f}",
             f"{b['one_conversation_seconds']:.2f}",
             f"{b['first_shard_begun']:.2f}",
@@ -146,6 +148,7 @@ def _print_builds(report: dict[str, Any]) -> None:
         "workers",
         "seconds",
         "tokens/s",
+        "times",
         "less start",
         "times",
         "per CPU s",
@@ -155,6 +158,11 @@ def _print_builds(report: dict[str, Any]) -> None:
         print_table(heading, rows)
     for name, seconds in report["start"].items():
         print(f"{name}: {1e3 * seconds:.0f} ms")
+
+
+def _without_start(build: dict[str, Any]) -> tuple[str, str]:
+    speed, times = (f"{of}tokens_per_second_without_start" for of in ("", "times_"))
+    return (f"{build[speed]:,.0f}", f"{build[times]:.2f}") if build[speed] else ("-", "-")
 
 
 def _plot(path: Path, report: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from benchmarks.answers import Answer, Difference, compare, read_answer
 from benchmarks.flags import make_parser, read_flags
 from benchmarks.line import Point, fit
 from benchmarks.measurement import Timing, alternate, is_quiet, spread_of
-from benchmarks.process import build_command
+from benchmarks.process import Run, build_command
 from benchmarks.process import run as run_command
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.recipe import BUNDLED, recipe_of
@@ -107,6 +107,12 @@ def test_a_point_above_the_line_is_told_and_no_cost_is_negative() -> None:
     shrinking = [Point(0, r, 1000, 0, 1e-3 / r, 0.0) for r in (1, 2, 3)]
     assert fit(shrinking, rows=True).row == 0.0
     assert fit(points[:1], rows=True).token == pytest.approx(1e-6)
+
+
+def test_what_checks_take_beyond_their_share_is_off_no_line() -> None:
+    points = [Point(0, r, 1000, 0, r * 1e-3 + 1e-2, 0.0) for r in (1, 10, 100)]
+    checked = Point(0, 20, 1000, 0, 3e-2 + 5e-2, 0.0, checked=1, beyond=5e-2)
+    assert max(map(abs, fit([*points, checked], rows=True).off)) < 1e-6
 
 
 ROWS = st.lists(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=4), max_size=6)
@@ -239,6 +245,36 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigurationError, match=r"weighted-shards\[bench\]"):
         run.main(["--plot", "a.svg"])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--input", "absent.jsonl"], "absent.jsonl: no such file"),
+        (["--input", "empty.jsonl", "--tokenizer", "t"], "empty.jsonl: holds no line"),
+        (["--input", "some.jsonl"], "--tokenizer: not given"),
+        (["--json", "nowhere/told.json"], "told.json: no such folder"),
+    ],
+)
+def test_files_are_looked_at_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "some.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigurationError, match=complaint):
+        run.main(words)
+
+
+def test_a_build_of_little_else_than_its_start_has_no_speed_without_it() -> None:
+    def ran(seconds: float, tokens: int) -> Run:
+        told = json.dumps({"counts": {"conversations": 1, "tokens": tokens}})
+        return Run(seconds, seconds, 0.0, 1.0, 1.0, 0.1, 0.1, told)
+
+    one = [ran(1.0, 100)]
+    speed = "tokens_per_second_without_start"
+    assert run._summarize([ran(1.05, 300)], one, 1)[speed] == 0.0
+    assert run._summarize([ran(3.0, 300)], one, 1)[speed] == pytest.approx(100)
 
 
 def test_run_tells_stages_engines_and_builds(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def main() -> None:
     """Reads, renders, encodes, weighs and writes batch by batch."""
     phases, arguments = Phases(), read_arguments()
     phases.end("imports")
-    render = _compile(arguments.template.read_text(encoding="utf-8"))
+    template = arguments.template.read_text(encoding="utf-8")
+    if "<|im_start|>" not in template:
+        give_up("the template is no ChatML, and this peer knows no other")
+    render = _compile(template)
     tokenizer = Tokenizer.from_file(str(arguments.tokenizer / "tokenizer.json"))
     arguments.output.mkdir(parents=True, exist_ok=True)
     phases.end("load")

@@ -345,7 +345,7 @@ class Tokenizer:
         trusted = ["" if row in distrusted else text for row, text in enumerate(texts)]
         ids, firsts, failed = encode_each(engine.encode, trusted)
         referred = distrusted | failed.keys()
-        checked = {row for row, raw in enumerate(raws) if _is_sampled(raw)} - referred
+        checked = {row for row, raw in enumerate(raws) if is_sampled(raw)} - referred
         rows = sorted(referred | checked)
         if not rows:  # the reference need not even be loaded
             return ids, firsts, 0, 0
@@ -435,7 +435,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
             first, size = stop, 0
 
 
-def _is_sampled(raw: bytes) -> bool:
+def is_sampled(raw: bytes) -> bool:
     """One text in SAMPLE, by what it says alone: the same in any batching, on any machine."""
     return bool(raw) and zlib.crc32(raw) % SAMPLE == 0
 
