@@ -21,6 +21,7 @@ from pipeline.established import establish, find_told
 from pipeline.laid import Laid
 from pipeline.layout import lay
 from pipeline.markers import Markers
+from pipeline.payoff import Payoff
 from pipeline.policy import Policy
 from pipeline.quotation import Quotation, find_quoted, join_strings, make_quotation
 from pipeline.recipe import require_turns
@@ -65,6 +66,7 @@ class Preparation:
         self._openings = rules.openings
         self._splits = splits(rules, policy)
         self._lays = not (rewrites or policy.swift)  # what these ask for is asked turn by turn
+        self._laying = Payoff()
         self.surroundings = Surroundings(template)
         self.markers = Markers(
             control=tokenizer.control_tokens,
@@ -129,7 +131,7 @@ class Preparation:
         self, drafts: Sequence[Draft], *, at: Callable[[int], None] | None = None
     ) -> list[Prepared | RecordError]:
         _each(self._render, drafts, at)
-        if self._lays:
+        if self._lays and not self._laying.rests(len(drafts)):
             self._lay(drafts)
         if not all(draft.laid for draft in drafts):
             _each(self._establish, drafts, at)
@@ -197,6 +199,7 @@ class Preparation:
 
         tagged, openings = self.template.tagged, self._openings
         found = lay(rows, self.markers, tagged=tagged, closings=closings, openings=openings)
+        self._laying.note(len(found), sum(laid is not None for laid in found))
         for draft, row, laid in zip(chosen, rows, found, strict=True):
             if laid is not None:
                 draft.text, draft.turns, draft.laid = row.recorded.text, laid, True

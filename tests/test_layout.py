@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline.preparation
 from pipeline.batch import Encoder
 from pipeline.laid import Laid
+from pipeline.layout import lay
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED
 from pipeline.regions import Turn
@@ -209,3 +211,30 @@ def test_large_rows_take_no_memory_for_being_laid() -> None:
     # The strings that the conversations share are not held again; a text is.
     assert peak < 4 * sum(len(p.text) for p in prepared)
     assert isinstance(prepared[0].turns, Laid)
+
+
+def test_rows_that_are_never_usual_are_seldom_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To try and to fail takes as long as what is saved by success."""
+    tried: list[int] = []
+
+    def seen(rows: Any, *args: Any, **how: Any) -> Any:
+        tried.append(len(rows))
+        return lay(rows, *args, **how)
+
+    monkeypatch.setattr(pipeline.preparation, "lay", seen)
+    plain = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    odd = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "  "}]
+    encoder = encoder_of(TEMPLATES["chatml"])
+    for _ in range(50):
+        encoder.encode([record(odd, row) for row in range(100)])
+    assert 100 < sum(tried) < 1000
+    # They may come to an end.
+    for _ in range(50):
+        prepared, _ = encoder.prepare([record(plain, row) for row in range(100)])
+    assert isinstance(prepared[0].turns, Laid)
+    others = encoder_of(TEMPLATES["chatml"])
+    tried.clear()
+    for _ in range(20):
+        others.prepare([record(plain, row) for row in range(60)])
+        others.prepare([record(odd, row) for row in range(40)])
+    assert sum(tried) == 2000
