@@ -242,6 +242,21 @@ def test_two_values_of_one_key_are_always_found(value: Any, colon: str) -> None:
     assert (found is not None) == is_doubled(value)
 
 
+COLONS = st.sampled_from([":", ":a", '":', '\\":', '\\\\":', "x"])
+LEADING: st.SearchStrategy[Any] = st.recursive(
+    st.integers(0, 2) | COLONS,
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(COLONS, inner), max_size=4),
+    max_leaves=12,
+)
+
+
+@given(LEADING, st.sampled_from([":", ": "]))
+def test_strings_that_begin_with_a_colon_hide_no_doubled_key(value: Any, colon: str) -> None:
+    raw = written(value, colon).encode()
+    found = find_doubled(raw, json.loads(raw))
+    assert (found is not None) == is_doubled(value)
+
+
 def test_a_doubled_key_is_named_by_its_path() -> None:
     raw = rb'{"a": [{"\":": 1, "b": {"c": 1, "d": 2, "c": 3}}]}'
     with pytest.raises(RecordError, match=r"^a\[0\]\.b\.c: stands there twice") as caught:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+_BACKSLASHES = re.compile(rb'(\\+)":')
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
@@ -50,9 +53,27 @@ def find_doubled(raw: bytes, value: Any) -> str | None:
     """
     # After an escaped quote a colon is within a string, unless the backslash is escaped itself.
     escaped = raw.count(b'\\":')
-    if raw.count(b'":') - escaped == count_keys(value) and not (escaped and b'\\\\":' in raw):
+    if escaped and b'\\\\":' in raw:  # JSON in a string in JSON
+        escaped = sum(len(run) % 2 for run in _BACKSLASHES.findall(raw))
+    more = raw.count(b'":') - escaped - count_keys(value)
+    # What is left may be the first quotes of strings that begin with a colon.
+    if more == 0 or (more > 0 and more == _count_leading_colons(value)):
         return None
     return _find_slowly(raw)
+
+
+def _count_leading_colons(value: Any) -> int:
+    found, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            found += item.startswith(":")
+        elif isinstance(item, dict):
+            found += sum(key.startswith(":") for key in item)
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+    return found
 
 
 class _Doubled(dict[str, Any]):
