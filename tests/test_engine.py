@@ -25,7 +25,6 @@ from pipeline.engine.labour import Teller
 from pipeline.errors import BuildError, InputError
 from pipeline.order import Order, Rows, Step, Watch
 from pipeline.plan import Task
-from pipeline.source.record import Piece
 from pipeline.task import Complete, Progress, TaskDone
 
 RECORDS, BATCH = 40, 10
@@ -193,17 +192,6 @@ def test_a_container_has_the_cpus_whose_time_it_gets(told: str, most: int, tmp_p
     every = cpus(str(file))
     file.write_text(told)
     assert cpus(str(file)) == min(every, most or every)
-
-
-def test_tasks_of_twice_the_size_are_begun_first_and_others_in_order() -> None:
-    sizes = [9, 80, 11, 4, 300, 8]
-    given = [
-        Task(index, len(sizes), (Piece("a", "/a", "lines", 0, size, 0, 1, size),))
-        for index, size in enumerate(sizes)
-    ]
-    with Crew(1, "pipeline.task") as crew:
-        made = local.run(given, PretendedJob(), crew=crew, progress=lambda _: None)
-        assert [done.index for done in made] == [4, 1, 0, 2, 5, 3]
 
 
 def test_workers_that_do_not_begin_early_come_when_there_is_work(tmp_path: Path) -> None:

@@ -58,16 +58,13 @@ def run(
     row_timeout: float = ROW_TIMEOUT,
     replaced: Replaced = _unheard,
 ) -> Iterator[TaskDone]:
-    """Yields each task as it is done, in any order; those of large records are begun first.
+    """Yields each task as it is done, in any order.
 
     *progress* is told what was done, and the negative of it where that was lost; *replaced*, of
     each worker that died or hung. Raises what a task raised, and BuildError where workers die
     whatever they are given. Finished shards stay.
     """
-    # A task much larger than the others (a record of 50 MB) would be waited for at the end. Full
-    # ones are alike in size and keep their order, in which a disk reads them best.
-    first = sorted(tasks, key=lambda task: -task.size.bit_length())
-    waiting = deque(map(Attempt, first))
+    waiting = deque(Attempt(task) for task in tasks)
     posts: dict[Connection, _Post] = {}
     looked = time.monotonic()
     try:
