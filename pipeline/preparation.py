@@ -187,8 +187,12 @@ class Preparation:
             if draft.conversation.plain and size + len(draft.recorded.text) <= _MOST_LAID:
                 size += len(draft.recorded.text)
                 messages = draft.conversation.messages
-                learnt = draft.learnt = self.surroundings.usual(draft.conversation, draft.strings)
+                try:
+                    learnt = self.surroundings.usual(draft.conversation, draft.strings)
+                except (RecordError, RecursionError):  # the slow way says it, record by record
+                    continue
                 assert learnt.usual is not None
+                draft.learnt = learnt
                 chosen.append(draft)
                 roles, prompts, _ = learnt.usual
                 rows.append(Row(draft.recorded, messages, draft.strings, roles, prompts))
