@@ -9,6 +9,7 @@ are prefixes of the whole text.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import re
@@ -151,6 +152,13 @@ class Verdict:
 
     kind: str
     why: str = ""
+
+
+def read_templates(path: Path) -> Iterator[tuple[str, Template]]:
+    """Names and templates of a file of them, with all special tokens; those that compile."""
+    for entry in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        with contextlib.suppress(TemplateError):
+            yield entry["name"], Template(entry["template"], variables=SPECIAL, today=DAY)
 
 
 def judge(

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.supervision import DAY, SPECIAL, cases
+from benchmarks.supervision import cases, read_templates
 from pipeline.batch import Encoder
-from pipeline.errors import TemplateError
 from pipeline.laid import Laid
 from pipeline.policy import Policy
 from pipeline.recipe import BUNDLED
 from pipeline.rules import load_rules
 from pipeline.source.record import Record
-from pipeline.template import Template
 from pipeline.tokens.tokenizer import load_tokenizer
 from pipeline.tokens.vocabulary import read_vocabulary
 
@@ -39,18 +37,13 @@ def test_rows_of_real_templates_are_laid_as_they_are_established_alone(shared: P
     raws = [json.dumps({"messages": messages}).encode() for messages in talks]
     records = [Record("s", i, i + 1, raw=raw) for i, raw in enumerate(raws)]
     laid = rows = 0
-    path = shared / "templates" / "templates.jsonl"
-    for entry in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        try:
-            template = Template(entry["template"], variables=SPECIAL, today=DAY)
-        except TemplateError:
-            continue
+    for name, template in read_templates(shared / "templates" / "templates.jsonl"):
         together, alone = (Encoder(tokenizer, template, rules, policy=policy) for _ in range(2))
         alone.preparation(template)._lays = False
         found, expected = together.encode(records), alone.encode(records)
-        assert found.rows.equals(expected.rows), entry["name"]
-        assert found.rejects == expected.rejects, entry["name"]
-        assert found.counts == expected.counts, entry["name"]
+        assert found.rows.equals(expected.rows), name
+        assert found.rejects == expected.rejects, name
+        assert found.counts == expected.counts, name
         prepared, _ = together.prepare(records)
         laid += sum(isinstance(p.turns, Laid) for p in prepared)
         rows += len(prepared)

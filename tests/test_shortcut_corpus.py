@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.supervision import DAY, SPECIAL, cases
+from benchmarks.supervision import cases, read_templates
 from pipeline.callform import apply
 from pipeline.conversation import Conversation
-from pipeline.errors import RecordError, TemplateError
-from pipeline.template import Template
+from pipeline.errors import RecordError
 
 TOOL = {
     "type": "function",
@@ -27,12 +25,7 @@ TOOL = {
 @pytest.mark.slow
 def test_nearly_all_renders_of_real_templates_take_the_shortcut_to_the_same(shared: Path) -> None:
     taken, left = 0, 0
-    path = shared / "templates" / "templates.jsonl"
-    for entry in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        try:
-            template = Template(entry["template"], variables=SPECIAL, today=DAY)
-        except TemplateError:
-            continue
+    for name, template in read_templates(shared / "templates" / "templates.jsonl"):
         for case in cases():
             for tools in (None, [TOOL]):
                 conversation = apply(template.form, Conversation(case.messages, tools))
@@ -40,12 +33,12 @@ def test_nearly_all_renders_of_real_templates_take_the_shortcut_to_the_same(shar
                 try:
                     full = template.render_fully(conversation)
                 except RecordError:
-                    assert short is None, (entry["name"], case.name)
+                    assert short is None, (name, case.name)
                     continue
                 if short is None:
                     left += 1
                 else:
                     taken += 1
-                    assert short == full, (entry["name"], case.name)
+                    assert short == full, (name, case.name)
     assert taken > 8000
     assert taken / (taken + left) > 0.95
