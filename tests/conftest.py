@@ -1,8 +1,9 @@
-"""Where the corpus lies, and what happens without it."""
+"""Where the corpus lies, where torch is needed, and what happens without them."""
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from collections.abc import Generator
 from pathlib import Path
 
@@ -18,13 +19,18 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Corpus tests skip with a reason where the corpus is absent; under CI they run and fail."""
-    if SHARED.is_dir() or os.environ.get("CI") == "true":
+    """What needs what is not there skips with a reason; under CI it runs and fails."""
+    if os.environ.get("CI") == "true":
         return
-    skip = pytest.mark.skip(reason=f"no corpus: {SHARED.name} is not beside the checkout")
+    absent = {}
+    if not SHARED.is_dir():
+        absent["corpus"] = f"no corpus: {SHARED.name} is not beside the checkout"
+    if find_spec("torch") is None or find_spec("trl") is None:
+        absent["train"] = "no torch or trl: pip install '.[train]'"
     for item in items:
-        if item.get_closest_marker("corpus"):
-            item.add_marker(skip)
+        for name, reason in absent.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +45,10 @@ def shared() -> Path:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Under CI a corpus test that skips itself, for whatever reason, has failed."""
+    """Under CI a test of the corpus or the trainers that skips itself has failed."""
     report = yield
-    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("corpus"):
+    held = any(item.get_closest_marker(name) for name in ("corpus", "train"))
+    if report.skipped and os.environ.get("CI") == "true" and held:
         report.outcome = "failed"
-        report.longrepr = f"a corpus test was skipped under CI: {report.longrepr}"
+        report.longrepr = f"a test that must run under CI was skipped: {report.longrepr}"
     return report
