@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=200)
 
 def packed(lengths: list[int], capacity: int) -> list[list[int]]:
     order, firsts = pack(np.array(lengths, np.int64), capacity)
-    return [order[a:b].tolist() for a, b in zip(firsts[:-1], firsts[1:], strict=True)]
+    return [order[a:b].tolist() for a, b in pairwise(firsts)]
 
 
 @given(LENGTHS, st.integers(100, 400))
