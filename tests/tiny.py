@@ -48,7 +48,7 @@ class Recorder(torch.optim.SGD):  # type: ignore[misc] # torch's types are not r
         self.seen: list[dict[str, Any]] = []
         super().__init__(list(model.parameters()), lr=0.0)
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002 - as optimizers have it
         """Nothing is learnt."""
         parameters = self.param_groups[0]["params"]
         self.seen.append(
