@@ -24,10 +24,10 @@ pytestmark = pytest.mark.train
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
+from torch.utils.data import DataLoader, DistributedSampler
 
-from pipeline.training.block import make_block  # noqa: E402
-from pipeline.training.dataset import ShardDataset  # noqa: E402
+from pipeline.training.block import make_block
+from pipeline.training.dataset import ShardDataset
 
 FORMS = ("parquet", "arrow")
 SIZES = [[5, 3], [], [4], [1, 1, 9]]
@@ -121,8 +121,9 @@ def test_an_index_counts_from_either_end(made: Callable[[str], Path]) -> None:
         dataset[1.0]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "context"), [("arrow", "fork"), ("parquet", "fork"), ("parquet", "spawn")]
+)
 def test_ranks_and_workers_share_all_rows(
     form: str, context: str, made: Callable[[str], Path]
 ) -> None:
@@ -130,7 +131,9 @@ def test_ranks_and_workers_share_all_rows(
     dataset[3]  # what is open here must do no harm there
     found: list[int] = []
     for rank in range(2):
-        sampler = DistributedSampler(dataset, num_replicas=2, rank=rank, drop_last=False)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            dataset, num_replicas=2, rank=rank, drop_last=False
+        )
         loader = DataLoader(
             dataset,
             batch_size=4,
@@ -149,7 +152,8 @@ def test_it_pickles_to_where_things_are(samples: dict[str, Path]) -> None:
     rows = list(dataset)
     pickled = pickle.dumps(dataset)
     assert len(pickled) < 3000
-    for row, again in zip(rows, pickle.loads(pickled), strict=True):
+    dataset = pickle.loads(pickled)
+    for row, again in zip(rows, (dataset[i] for i in range(len(rows))), strict=True):
         assert all(np.array_equal(row[name], again[name]) for name in row)
 
 

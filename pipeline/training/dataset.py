@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import SupportsIndex
@@ -18,7 +18,7 @@ from pipeline.training.blocks import find_blocks
 from pipeline.training.decoded import decode
 
 
-class ShardDataset(Dataset):  # type: ignore[misc]
+class ShardDataset(Dataset[Row]):
     """Any row at any time, from mapped memory: Arrow shards as they are, Parquet from a copy.
 
     A row is a dict of numpy arrays of its own: ``input_ids`` and ``labels`` int64, ``loss_scale``
@@ -65,6 +65,12 @@ class ShardDataset(Dataset):  # type: ignore[misc]
             self._blocks.read(block).row(row, self.columns)
             for block, row in zip(blocks.tolist(), rows.tolist(), strict=True)
         ]
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows in the build's order."""
+        for number in range(len(self._blocks)):
+            block = self._blocks.read(number)
+            yield from (block.row(row, self.columns) for row in range(len(block)))
 
     @property
     def lengths(self) -> NDArray[np.int32]:

@@ -24,7 +24,7 @@ Even = Literal["drop", "pad", "none"]
 _EVEN = ("drop", "pad", "none")
 
 
-class ShardStream(IterableDataset):  # type: ignore[misc]
+class ShardStream(IterableDataset[Row]):
     """Each row once an epoch, over all ranks and all workers of the DataLoader; no copy on disk.
 
     **Order.** A function of build, *seed* and epoch alone, the same for any number of ranks and
@@ -60,8 +60,12 @@ class ShardStream(IterableDataset):  # type: ignore[misc]
         even: Even = "drop",
     ) -> None:
         self.columns = require_columns(columns)
-        for name, value, least in (("seed", seed, 0), ("window", window, 1)):
-            if value < least:
+        for name, value, least in (
+            ("seed", seed, 0),
+            ("window", window, 1),
+            ("batch_size", batch_size, 1),
+        ):
+            if value is not None and value < least:
                 raise ConfigurationError(f"{name}: is {value}; give {least} or more")
         if even not in _EVEN:
             raise ConfigurationError(f"even: is {even!r}; give one of {', '.join(_EVEN)}")
