@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import BuildError, ConfigurationError
+from pipeline.files import put_file
 from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.shards import SCHEMA
 from tests.numbered import build_sample, describe, number_of, numbers_of, write_build
@@ -26,6 +29,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader, DistributedSampler
 
+from pipeline.training import decoded
 from pipeline.training.block import make_block
 from pipeline.training.dataset import ShardDataset
 
@@ -177,6 +181,24 @@ def test_parquet_is_decoded_once(made: Callable[[str], Path], cache: Path) -> No
         path: stat.st_mtime_ns for path, stat in copies.items()
     }
     assert not list(cache.glob(".*"))
+
+
+def test_of_several_that_ask_at_once_one_decodes(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made("parquet")
+    written: list[Path] = []
+
+    def put_slowly(temporary: Path, path: Path) -> None:
+        time.sleep(0.05)
+        put_file(temporary, path)
+        written.append(path)
+
+    monkeypatch.setattr(decoded, "put_file", put_slowly)
+    with ThreadPoolExecutor(4) as threads:
+        datasets = list(threads.map(ShardDataset, [folder] * 4))
+    assert len(written) == len(set(written)) == 3
+    assert all([number_of(row) for row in one] == list(range(ROWS)) for one in datasets)
 
 
 def test_the_folder_of_the_copy_can_be_chosen(

@@ -64,9 +64,9 @@ class Blocks:
         return self._mapped[file][number]
 
     def pick(self, block: int, rows: Int64s) -> Block:
-        """Those rows of a block in that order, holding at most twice their memory."""
+        """Those rows of a block in that order, and no memory of its others."""
         whole = self.read(block)
-        if self.form == "arrow" or 2 * len(rows) >= len(whole):
+        if self.form == "arrow" or len(rows) == len(whole):
             return whole.view(rows)
         return whole.copy(rows)
 
@@ -106,7 +106,7 @@ def find_blocks(folder: Path) -> Blocks:
             [[0], np.cumsum([n for size in sizes for n in size], dtype=np.int64)]
         ),
         fingerprint=manifest.fingerprint,
-        tokens=sum(told["tokens"] for told in manifest.shards),
+        tokens=sum(told.get("tokens", 0) for told in manifest.shards),
     )
 
 

@@ -31,19 +31,22 @@ class ShardStream(IterableDataset[Row]):
     workers. Row groups (a million tokens) are shuffled, and the rows of *window* of them at a time:
     a perfect shuffle up to *window* million tokens; beyond, rows that follow each other come from
     *window* row groups drawn from the whole build. Parquet row groups are decoded as their window
-    comes near, each by each worker, which keeps its own rows: up to 24 MB for each of *window*,
+    comes near, each by each worker, which keeps its own rows: up to 26 MB for each of *window*,
     over all ranks and workers. Arrow shards are mapped. Call ``set_epoch`` before each epoch.
 
     **Ranks.** *rank* and *world* are those of torch.distributed, or of the variables RANK and
-    WORLD_SIZE. Rank r gets places r, r + world, ... of the order. Ranks with more batches than
-    others wait for ever, so *even* says what to do with a rest: ``"drop"`` leaves up to world - 1
-    rows out of the epoch, others each time; ``"pad"`` gives the first ones twice; ``"none"``
-    gives each row once, to some ranks one more.
+    WORLD_SIZE; where several ranks must see the same rows (tensor or context parallelism) pass
+    those of the data-parallel group. Rank r gets places r, r + world, ... of the order. Ranks with
+    more batches than others wait for ever, so *even* says what to do with a rest: ``"drop"`` leaves
+    up to world - 1 rows out of the epoch, others each time; ``"pad"`` gives the first ones twice;
+    ``"none"`` gives each row once, to some ranks one more.
 
     **Workers.** With *batch_size*, that of the DataLoader, batches are the same for any number of
     workers, and what was taken is a beginning of the order: needed to resume with workers.
 
-    **accelerate and Trainer** split a stream themselves: there pass ``rank=0, world=1``.
+    **accelerate and Trainer** split a stream themselves: there pass ``rank=0, world=1`` and, as
+    *batch_size*, rows a step of all ranks; set ``dispatch_batches`` to False (WeightedTrainer
+    does), or rank 0 reads for all and cuts padded batches anew. They resume by reading again.
     """
 
     def __init__(
