@@ -1,0 +1,47 @@
+"""torchtune: Parquet of tokens and labels, and the component that its configuration names.
+
+Labels are not shifted: the recipes of 0.6.1 do that (``_loss_step``). Its own datasets all
+tokenize, so what reads the rows is `pipeline.training.recipes.torchtune`, copied beside them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.files import shard_name
+from pipeline.targets.rows import Rows, Wishes
+from pipeline.targets.saved import list_table, quoted
+
+COMPONENT = "weighted_shards_torchtune"
+_SCHEMA = pa.schema([("tokens", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+
+
+def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: ARG001 - as every target
+    """One file, with the rows in their order, and the component."""
+    longest = 0
+    path = folder / shard_name("parquet", 0, 1)
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd", write_statistics=False) as file:
+        for chunk in rows:
+            file.write_table(list_table(_SCHEMA, chunk.firsts, chunk.ids, chunk.labels))
+            longest = max(longest, int(chunk.lengths().max()))
+    text = files("pipeline.training.recipes").joinpath("torchtune.py").read_text(encoding="utf-8")
+    (folder / f"{COMPONENT}.py").write_text(text, encoding="utf-8")
+    return {"longest_row": longest}
+
+
+def recipe(folder: Path, told: Mapping[str, Any]) -> str:
+    """How to load it."""
+    return f"""\
+# PYTHONPATH={shlex.quote(str(folder))} tune run full_finetune_single_device --config ...
+dataset:
+  _component_: {COMPONENT}.tokenized_dataset
+  folder: {quoted(folder)}
+  packed: false  # true: rows share sequences of tokenizer.max_seq_len, {told["longest_row"]} or more
+# Rows are not cut: nothing is tokenized, so max_seq_len has no other use."""
