@@ -43,5 +43,5 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
 dataset:
   _component_: {COMPONENT}.tokenized_dataset
   folder: {quoted(folder)}
-  packed: false  # true: rows share sequences of tokenizer.max_seq_len, {told["longest_row"]} or more
+  packed: false  # true: sequences of tokenizer.max_seq_len tokens, {told["longest_row"]} or more
 # Rows are not cut: nothing is tokenized, so max_seq_len has no other use."""
