@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import shard_name
+from pipeline.targets.copies import CODE, copy_recipe
 from pipeline.targets.rows import Rows, Wishes
 from pipeline.targets.saved import list_table, quoted
 
-COMPONENT = "weighted_shards_torchtune"
 _SCHEMA = pa.schema([("tokens", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 
 
@@ -31,8 +30,7 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: 
         for chunk in rows:
             file.write_table(list_table(_SCHEMA, chunk.firsts, chunk.ids, chunk.labels))
             longest = max(longest, int(chunk.lengths().max()))
-    text = files("pipeline.training.recipes").joinpath("torchtune.py").read_text(encoding="utf-8")
-    (folder / f"{COMPONENT}.py").write_text(text, encoding="utf-8")
+    copy_recipe("torchtune", folder)
     return {"longest_row": longest}
 
 
@@ -41,7 +39,7 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     return f"""\
 # PYTHONPATH={shlex.quote(str(folder))} tune run full_finetune_single_device --config ...
 dataset:
-  _component_: {COMPONENT}.tokenized_dataset
+  _component_: {CODE.removesuffix('.py')}.tokenized_dataset
   folder: {quoted(folder)}
   packed: false  # true: sequences of tokenizer.max_seq_len tokens, {told["longest_row"]} or more
 # Rows are not cut: nothing is tokenized, so max_seq_len has no other use."""
