@@ -1,4 +1,4 @@
-"""Empty modules for what a trainer imports and its loader never uses: clouds, schedulers, images."""
+"""Empty modules for what trainers import and their loaders never use: clouds, images, queues."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import importlib.abc
 import importlib.machinery
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 
 class _Empty(ModuleType):
-    """Any name of it is a mock; whoever calls one gets a mock back, so a loader that did use it is seen."""
+    """Any name of it is a mock; a loader that did use one would hand mocks on, which is seen."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -44,5 +44,5 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def stand_in(*names: str) -> None:
-    """Importing one of *names*, or below it, gives an empty module from now on, even where it is installed."""
+    """Importing one of *names*, or below it, gives an empty module, even where it is installed."""
     sys.meta_path.insert(0, _Finder(names))

@@ -39,7 +39,7 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     return f"""\
 # PYTHONPATH={shlex.quote(str(folder))} tune run full_finetune_single_device --config ...
 dataset:
-  _component_: {CODE.removesuffix('.py')}.tokenized_dataset
+  _component_: {CODE.removesuffix(".py")}.tokenized_dataset
   folder: {quoted(folder)}
   packed: false  # true: sequences of tokenizer.max_seq_len tokens, {told["longest_row"]} or more
 # Rows are not cut: nothing is tokenized, so max_seq_len has no other use."""
