@@ -19,9 +19,11 @@ Pair = list[list[int]]
 
 SCRIPT = """
     import json
+    import runpy
     import sys
     from contextlib import nullcontext
     from functools import partial
+    from pathlib import Path
     from types import SimpleNamespace
     from tests.stand_ins import stand_in
 
@@ -32,10 +34,11 @@ SCRIPT = """
     from omegaconf import OmegaConf
     from torchtune import config
     from torchtune.data import padded_collate_packed, padded_collate_sft
-    from torchtune.modules.loss import CEWithChunkedOutputLoss
-    from recipes.full_finetune_single_device import FullFinetuneRecipeSingleDevice as Recipe
     from tests.tiny import gradient_of, greatest_difference, make_model
 
+    # The recipes are no package: tune runs them as files.
+    path = Path(torchtune.__file__).parent.parent / "recipes" / "full_finetune_single_device.py"
+    Recipe = runpy.run_path(str(path))["FullFinetuneRecipeSingleDevice"]
     told_recipe = OmegaConf.load(sys.argv[1])
     sys.path.insert(0, sys.argv[2])  # as PYTHONPATH does
     tokenizer = SimpleNamespace(pad_id=0, max_seq_len=None)
@@ -55,9 +58,6 @@ SCRIPT = """
                 zero = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
                 more = {"attention_mask": zero[:, None], "position_ids": input_pos}
             return self.inner(input_ids=tokens, **more).logits
-
-    class Loss(torch.nn.CrossEntropyLoss):
-        pass
 
     def step(batch):
         # The recipe's own step: it shifts the labels, then asks its loss.
@@ -104,7 +104,6 @@ SCRIPT = """
             part = slice(start, start + length)
             told["packed"].append([packed[i][n][part].tolist() for n in ("tokens", "labels")])
             start += length
-    small = [i for i in some]
     class Few(torch.utils.data.Dataset):
         def __len__(self):
             return len(some)
