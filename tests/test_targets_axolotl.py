@@ -53,7 +53,7 @@ SCRIPT = """
             "seed": 7, "val_set_size": 0, "micro_batch_size": 2, "batch_size": 2, "num_epochs": 1,
             "gradient_accumulation_steps": 1, "min_sample_len": 2,
             "sample_packing_bin_size": 200, "sample_packing_group_size": 1000,
-            "dataset_prepared_path": f"{folder}/prepared{count if cache is None else cache}", **more})
+            "dataset_prepared_path": f"{folder}/prepared{cache or count}", **more})
         SFTDataset.model_validate(config.datasets[0].to_dict())
         # Less its retries, which name exceptions of requests.
         train, _, _, prompters = sft.prepare_datasets.__wrapped__(config, tokenizer)
@@ -78,7 +78,8 @@ SCRIPT = """
 
     packed, _ = prepare(sample_packing=True)
     sampler = MultipackBatchSampler(
-        SequentialSampler(packed), 1, 900, get_dataset_lengths(packed), bin_size=200, num_processes=1)
+        SequentialSampler(packed), 1, 900, get_dataset_lengths(packed), bin_size=200,
+        num_processes=1)
     collate = V2BatchSamplerDataCollatorForSeq2Seq(tokenizer)
     told["packed"] = [
         lists(collate([[dict(packed[i]) for i in group] for group in batch])) for batch in sampler]
