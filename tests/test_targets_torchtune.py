@@ -19,6 +19,7 @@ Pair = list[list[int]]
 
 SCRIPT = """
     import json
+    import pickle
     import runpy
     import sys
     from contextlib import nullcontext
@@ -114,6 +115,9 @@ SCRIPT = """
     theirs = step(padded_collate_packed([few[0]]))
     told["packed_loss"] = [hand[0], theirs[0], greatest_difference(hand[1], theirs[1])]
 
+    again = pickle.loads(pickle.dumps(rows))
+    told["worker"] = [len(pickle.dumps(rows)), again[5] == rows[5], len(list(again)), again[-1]]
+
     tokenizer.max_seq_len = None
     try:
         config.instantiate(told_recipe.dataset, tokenizer)
@@ -180,6 +184,14 @@ def test_its_packing_keeps_every_row_once_and_the_loss(told: Any, rows: list[Pai
     by_hand, theirs, apart = told["packed_loss"]
     assert theirs == pytest.approx(by_hand, rel=1e-5)
     assert apart < 1e-4
+
+
+def test_a_worker_gets_the_folder_and_not_the_rows(told: Any, rows: list[Pair]) -> None:
+    size, same, count, last = told["worker"]
+    assert size < 1000
+    assert same
+    assert count == len(rows)
+    assert last == {"tokens": rows[-1][0], "labels": rows[-1][1]}
 
 
 def test_what_it_cannot_hold_is_refused(told: Any) -> None:

@@ -1,4 +1,4 @@
-"""torchtune: Parquet of tokens and labels, and the component that its configuration names.
+"""torchtune: a saved dataset of tokens and labels, and the component that its config names.
 
 Labels are not shifted: the recipes of 0.6.1 do that (``_loss_step``). Its own datasets all
 tokenize, so what reads the rows is `pipeline.training.recipes.torchtune`, copied beside them.
@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.files import shard_name
 from pipeline.targets.copies import CODE, copy_recipe
 from pipeline.targets.rows import Rows, Wishes
-from pipeline.targets.saved import list_table, quoted
+from pipeline.targets.saved import list_table, open_saved, quoted
 
 _SCHEMA = pa.schema([("tokens", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 
 
 def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: ARG001 - as every target
-    """One file, with the rows in their order, and the component."""
+    """All rows in their order, and the component."""
     longest = 0
-    path = folder / shard_name("parquet", 0, 1)
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd", write_statistics=False) as file:
+    with open_saved(folder, _SCHEMA) as file:
         for chunk in rows:
             file.write_table(list_table(_SCHEMA, chunk.firsts, chunk.ids, chunk.labels))
             longest = max(longest, int(chunk.lengths().max()))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import list_column
 from pipeline.files import shard_name
+from pipeline.targets.datasets import PARQUET
 from pipeline.targets.rows import Rows, Wishes
 from pipeline.targets.saved import list_table
 from pipeline.targets.sequences import pack_shards
@@ -31,9 +32,9 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
     written = 0
     schema = _PLAIN if wishes.pack is None else _PACKED
     tables = _plain(rows) if wishes.pack is None else _packed(rows, wishes.pack)
-    with pq.ParquetWriter(path, schema, compression="zstd", write_statistics=False) as file:
+    with pq.ParquetWriter(path, schema, **PARQUET) as file:
         for table in tables:
-            # As a shard does, about a million tokens: whoever samples rows reads no more for one.
+            # About a million tokens, as in a shard: to read one row takes no more.
             file.write_table(table, row_group_size=max(1, (1 << 20) // (wishes.pack or 1)))
             written += table.num_rows
     return {} if wishes.pack is None else {"sequences": written}

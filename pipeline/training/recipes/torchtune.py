@@ -10,25 +10,29 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
+import pyarrow as pa
 from torch.utils.data import Dataset
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX  # type: ignore[import-not-found]
 from torchtune.datasets import PackedDataset, SFTDataset  # type: ignore[import-not-found]
 
 
 class TokenizedDataset(Dataset[Any]):
-    """Gives ``tokens`` and ``labels`` as lists; -100 where nothing trains."""
+    """Gives ``tokens`` and ``labels`` as lists, -100 where nothing trains; mapped into memory."""
 
     def __init__(self, folder: str) -> None:
-        files = sorted(str(path) for path in Path(folder).glob("train-*.parquet"))
-        self._rows = load_dataset("parquet", data_files=files, split="train")
+        self.folder = folder
+        (path,) = Path(folder).glob("data-*.arrow")
+        self._rows = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Each worker maps the file itself."""
+        return TokenizedDataset, (self.folder,)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._rows.num_rows)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        row = self._rows[index]
-        return {"tokens": row["tokens"], "labels": row["labels"]}
+        return {name: self._rows[name][index].as_py() for name in ("tokens", "labels")}
 
 
 def tokenized_dataset(
