@@ -1,4 +1,4 @@
-"""LLaMA-Factory loads the export as it is, and its collator hands on its very rows."""
+"""LLaMA-Factory's own run, from its arguments to the gradient, is on the export's very rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.train
 plain = exports.plain
 Pair = list[list[int]]
 
-LOADER = """
+SCRIPT = """
     import json
     import os
     import sys
@@ -29,33 +29,65 @@ LOADER = """
 
     stand_in("torchaudio")  # for sounds in messages
     os.environ["DISABLE_VERSION_CHECK"] = "1"  # it asks for transformers of at most 5.6
+    import torch
+    import trl
+    trl.AutoModelForCausalLMWithValueHead = object  # of older versions, for PPO
     import yaml
-    from llamafactory.data import get_template_and_fix_tokenizer
-    from llamafactory.data.collator import SFTDataCollatorWith4DAttentionMask
-    from llamafactory.data.loader import get_dataset
-    from llamafactory.hparams import DataArguments
-    from tests.tiny import load_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.train.sft import workflow
+    from tests.tiny import Recorder, gradient_of, greatest_difference, load_tokenizer, make_model
 
-    def load(recipe):
-        # A limit that the loader would cut at, if it cut.
-        arguments = DataArguments(
-            template="qwen3", tokenized_path=recipe["tokenized_path"], cutoff_len=16)
-        tokenizer = load_tokenizer()
-        template = get_template_and_fix_tokenizer(tokenizer, arguments)
-        # As run_sft does it; what trains has no say where the path exists.
-        module = get_dataset(
-            template, None, arguments, None, stage="sft", tokenizer=tokenizer, processor=None)
-        collate = SFTDataCollatorWith4DAttentionMask(
-            template=template, tokenizer=tokenizer, pad_to_multiple_of=8, label_pad_token_id=-100)
-        batch = collate([dict(module["train_dataset"][i]) for i in range(9)])
+    home = sys.argv[1]
+    make_model().save_pretrained(f"{home}/model")
+    load_tokenizer().save_pretrained(f"{home}/model")
+    here = {
+        "model_name_or_path": f"{home}/model", "template": "qwen3", "finetuning_type": "full",
+        "do_train": True, "report_to": "none", "use_cpu": True,
+        "max_steps": 1, "eval_steps": 1, "per_device_eval_batch_size": 16, "per_device_train_batch_size": 4, "max_grad_norm": 0,
+        "gradient_accumulation_steps": 2, "disable_shuffling": True, "save_strategy": "no",
+        "dataloader_pin_memory": False, "disable_gradient_checkpointing": True,
+        "cutoff_len": 16}  # a limit that rows would be cut at, if any were
+    made = []
+
+    def create_optimizer(trainer):
+        made.append((trainer, Recorder(trainer.model)))
+        trainer.optimizer = made[-1][1]
+        return trainer.optimizer
+
+    workflow.CustomSeq2SeqTrainer.create_optimizer = create_optimizer
+
+    def by_hand(rows):
+        model = make_model()
+        count = sum(label != -100 for row in rows for label in row["labels"])
+        total = 0.0
+        for row in rows:
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+            logs = torch.log_softmax(logits, -1)
+            for place, label in enumerate(row["labels"]):
+                if label != -100:
+                    total = total - logs[place - 1, label] / count
+        total.backward()
+        return total.item(), gradient_of(model)
+
+    def run(recipe):
+        out = {"output_dir": f"{home}/out{len(made)}"}
+        workflow.run_sft(*get_train_args(recipe | here | out))
+        trainer, recorder = made[-1]
+        module = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+        batch = trainer.data_collator([dict(module["train"][i]) for i in range(9)])
+        hand = by_hand([module["train"][i] for i in range(8)])
+        losses = [entry for entry in trainer.state.log_history if "train_loss" in entry]
         return {
             "rows": {
                 name: [[row["input_ids"], row["labels"]] for row in rows]
-                for name, rows in module.items()},
+                for name, rows in module.items() if rows is not None},
             "batch": {name: value.tolist() for name, value in batch.items()},
+            "step": [hand[0], losses[0]["train_loss"],
+                     greatest_difference(hand[1], recorder.seen[0])],
+            "evaluated": any("eval_loss" in entry for entry in trainer.state.log_history),
         }
 
-    print(json.dumps([load(yaml.safe_load(open(recipe))) for recipe in sys.argv[1:]]))
+    print(json.dumps([run(yaml.safe_load(open(recipe))) for recipe in sys.argv[2:]]))
 """
 FIRST_VERSION = """
     import json
@@ -105,15 +137,15 @@ def rows(plain: Path) -> list[Pair]:
 def told(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What its own code made of an export, and of one with a validation set, in one process."""
     home = tmp_path_factory.mktemp("llamafactory")
-    for name, share in (("whole", None), ("divided", 0.2)):
+    for name, share in (("whole", None), ("divided", 0.1)):
         made = export_dataset(plain, "llamafactory", home / name, validation=share)
         (home / f"{name}.yaml").write_text(made.recipe)
         assert yaml.safe_load(made.recipe).get("do_eval", False) is (share is not None)
-    return run(LOADER, home / "whole.yaml", home / "divided.yaml")
+    return run(SCRIPT, home, home / "whole.yaml", home / "divided.yaml")
 
 
 def test_its_loader_and_collator_take_the_rows_as_they_are(told: Any, rows: list[Pair]) -> None:
-    assert told[0]["rows"] == {"train_dataset": rows}
+    assert told[0]["rows"] == {"train": rows}
     batch = told[0]["batch"]
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
     for row, (ids, labels) in enumerate(rows[:9]):
@@ -125,11 +157,19 @@ def test_its_loader_and_collator_take_the_rows_as_they_are(told: Any, rows: list
         assert batch["labels"][row] == labels + [-100] * rest
 
 
+def test_its_step_has_the_loss_and_the_gradient_by_hand(told: Any) -> None:
+    for run in told:
+        by_hand, theirs, apart = run["step"]
+        assert theirs == pytest.approx(by_hand, rel=1e-4)
+        assert apart < 1e-4
+
+
 def test_a_share_of_the_records_becomes_its_evaluation(told: Any, rows: list[Pair]) -> None:
     found = told[1]["rows"]
-    train, held_out = found["train_dataset"], found["eval_dataset"]
+    train, held_out = found["train"], found["validation"]
+    assert [run["evaluated"] for run in told] == [False, True]
     assert sorted(train + held_out) == sorted(rows)
-    assert 0.1 < len(held_out) / len(rows) < 0.3
+    assert 0.05 < len(held_out) / len(rows) < 0.2
     numbers = {json.dumps(row): i for i, row in enumerate(rows)}
     for part in (train, held_out):  # each in the order of the build
         places = [numbers[json.dumps(row)] for row in part]

@@ -48,10 +48,18 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     """How to load it."""
-    evaluated = f"rows_of_{_HELD_OUT}" in told
-    return (
-        f"stage: sft\ntokenized_path: {quoted(folder)}\n"
-        + ("do_eval: true\neval_strategy: steps\n" if evaluated else "")
-        + "# Other arguments of data are ignored, cutoff_len too: no row is cut. Leave packing\n"
-        "# and neat_packing off. The template must be the model's, for its special tokens."
-    )
+    lines = [
+        "stage: sft",
+        f"tokenized_path: {quoted(folder)}",
+        "dataset: tokenized  # a name is asked for, and not read",
+    ]
+    if f"rows_of_{_HELD_OUT}" in told:
+        lines += ["do_eval: true", "eval_strategy: steps"]
+        lines += [
+            "val_size: 0.1  # a share is asked for, and not used: validation is in the folder"
+        ]
+    lines += [
+        "# cutoff_len is ignored too: no row is cut. Leave packing and neat_packing off. The",
+        "# template must be the model's, for its special tokens.",
+    ]
+    return "\n".join(lines)
