@@ -1,0 +1,1 @@
+"""Modules that run inside a trainer: whole in themselves, copied into an export beside the data."""
