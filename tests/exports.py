@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import build, export
+from pipeline import build
 
 RULES = """\
 version: 1
@@ -72,14 +72,6 @@ def _build(folder: Path, rules: str) -> None:
     assert build.main([str(word) for word in words]) == 0
 
 
-def exported(shards: Path, target: str, folder: Path, *flags: str) -> dict[str, Any]:
-    """Exports, and returns what export.json says."""
-    words = [str(shards), "--to", target, "--output", str(folder), "--quiet", *flags]
-    assert export.main(words) == 0
-    receipt: dict[str, Any] = json.loads((folder / "export.json").read_text())
-    return receipt
-
-
 def rows_of(shards: Path) -> list[Row]:
     """ids, labels and weights of every row, as pyarrow reads them."""
     found = [
@@ -93,3 +85,10 @@ def rows_of(shards: Path) -> list[Row]:
     ]
     assert len(found) > 300
     return found
+
+
+def stop_token(shards: Path) -> int:
+    """What ends a turn, which is EOS to a tokenizer of ChatML: the last that each row trains."""
+    last = {int(row["labels"][row["labels"] != -100][-1]) for row in rows_of(shards)}
+    assert len(last) == 1
+    return last.pop()

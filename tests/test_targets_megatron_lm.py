@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports import exported, once, rows_of, weighed  # noqa: F401 - a fixture
+from pipeline.exporting import export_dataset
+from tests.exports import once, rows_of, weighed  # noqa: F401 - a fixture
 from tests.trainers import run_with_trainers
 
 pytestmark = pytest.mark.train
@@ -108,7 +109,9 @@ def read(weighed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What Megatron makes of the export."""
 
     def make(folder: Path) -> Any:
-        longest = exported(weighed, "megatron-lm", folder / "export")["told"]["longest"]
+        longest = export_dataset(weighed, "megatron-lm", folder / "export").receipt["told"][
+            "longest"
+        ]
         words = (folder / "export", folder, str(longest))
         return run_with_trainers(_READ, *words, needs=("megatron/core", "megatron/bridge"))
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.exporting import export_dataset
 from pipeline.targets.chunk import Chunk
 from pipeline.targets.mosaic import _samples
-from tests.exports import exported, once, rows_of, weighed  # noqa: F401 - a fixture
+from tests.exports import once, rows_of, weighed  # noqa: F401 - a fixture
 from tests.trainers import run_with_trainers
 
 pytestmark = pytest.mark.train
@@ -62,7 +63,7 @@ def read(weighed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What their reader says, and of each order the arrays."""
 
     def make(folder: Path) -> Any:
-        exported(weighed, "mosaic", folder / "mds")
+        export_dataset(weighed, "mosaic", folder / "mds")
         samples = "\n".join(sample.hex() for sample in _samples(_long_rows()))
         (folder / "samples").write_text(samples)
         words = (folder / "mds", folder, folder / "samples")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports import exported, once, plain, rows_of  # noqa: F401 - a fixture
+from pipeline.exporting import export_dataset
+from tests.exports import once, plain, rows_of, stop_token  # noqa: F401 - a fixture
 from tests.trainers import run_with_trainers
 
 pytestmark = pytest.mark.train
@@ -71,20 +72,14 @@ def read(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     """What OLMo-core makes of the export."""
 
     def make(folder: Path) -> Any:
-        length = str(exported(plain, "olmo-core", folder / "export")["told"]["sequence_length"])
+        receipt = export_dataset(plain, "olmo-core", folder / "export").receipt
+        length = str(receipt["told"]["sequence_length"])
         words = (folder / "export", folder, length, str(stop_token(plain)), "0")
         return run_with_trainers(_READ, *words, needs=("olmo_core", "cached_path"))
 
     folder, told = once(tmp_path_factory, "olmo-core", make)
     found: dict[str, Any] = told | {"arrays": dict(np.load(folder / "found.npz"))}
     return found
-
-
-def stop_token(shards: Path) -> int:
-    """What ends a turn, which is EOS to a tokenizer of ChatML: the last that each row trains."""
-    last = {int(row["labels"][row["labels"] != -100][-1]) for row in rows_of(shards)}
-    assert len(last) == 1
-    return last.pop()
 
 
 def test_its_dataset_gives_every_row_whole_with_its_mask(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports import exported, once, rows_of, weighed  # noqa: F401 - a fixture
+from pipeline.exporting import export_dataset
+from tests.exports import once, rows_of, weighed  # noqa: F401 - a fixture
 from tests.trainers import run_with_trainers
 
 pytestmark = pytest.mark.train
@@ -100,7 +101,7 @@ def read(weighed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What verl makes of the export."""
 
     def make(folder: Path) -> Any:
-        exported(weighed, "verl", folder / "export")
+        export_dataset(weighed, "verl", folder / "export")
         words = (folder / "export", folder / "seen.npz")
         return run_with_trainers(_READ, *words, needs=("verl", "tensordict", "omegaconf"))
 
