@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.batch import Encoder
     from pipeline.conversation import Conversation
     from pipeline.dataset import build_dataset
+    from pipeline.exporting import export_dataset
     from pipeline.policy import Policy
     from pipeline.recipe import load_template, make_recipe
     from pipeline.reweighting import reweight_dataset
@@ -35,6 +36,7 @@ __all__ = [
     "Encoder",
     "Policy",
     "build_dataset",
+    "export_dataset",
     "find_certificate",
     "load_rules",
     "load_template",
@@ -49,6 +51,7 @@ _ROOMS = {
     "Encoder": "batch",
     "Policy": "policy",
     "build_dataset": "dataset",
+    "export_dataset": "exporting",
     "find_certificate": "tokens.certificate",
     "load_rules": "rules",
     "load_template": "recipe",
