@@ -82,7 +82,8 @@ _READ = """
         found = []
         for losses in ([1.0, 1.0], [3.0, 3.0]):
             loss, tokens = forward_step_calc_loss(
-                None, torch.tensor([losses]), lambda o: loss_of(torch.tensor([weights]), o),
+                None, torch.tensor([losses]),
+                lambda output: loss_of(torch.tensor([weights]), output, model=None),
                 config, None, False, 2, [], cp_group_size=1, is_last_stage=True,
             )
             total = torch.zeros([], dtype=torch.int)
@@ -90,7 +91,7 @@ _READ = """
             found.append([float(loss), int(total)])
         return found
 
-    def stock_loss(mask, output):
+    def stock_loss(mask, output, model):
         return masked_next_token_loss(mask, output, check_for_nan_in_loss=False)
 
     told["steps"] = {

@@ -29,8 +29,10 @@ _READ = """
     from streaming import StreamingDataset
     from streaming.base.format.mds.encodings import mds_encode
 
-    folder, out, samples = sys.argv[1:]
+    folder, out, samples, recipe = sys.argv[1:]
     told = {}
+    exec(recipe)  # the lines that the export printed: they make rows
+    told["recipe"] = len(list(rows))
     for name in ("ordered", "shuffled"):
         dataset = StreamingDataset(local=folder, shuffle=name == "shuffled", batch_size=1)
         rows = list(dataset)
@@ -63,10 +65,10 @@ def read(weighed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What their reader says, and of each order the arrays."""
 
     def make(folder: Path) -> Any:
-        export_dataset(weighed, "mosaic", folder / "mds")
+        recipe = export_dataset(weighed, "mosaic", folder / "mds").recipe
         samples = "\n".join(sample.hex() for sample in _samples(_long_rows()))
         (folder / "samples").write_text(samples)
-        words = (folder / "mds", folder, folder / "samples")
+        words = (folder / "mds", folder, folder / "samples", recipe)
         return run_with_trainers(_READ, *words, needs=("streaming", "catalogue"))
 
     folder, told = once(tmp_path_factory, "mosaic", make)
@@ -90,7 +92,7 @@ def test_its_reader_gives_every_row_in_order_with_exact_weights(
     read: dict[str, Any],
 ) -> None:
     found, rows = read["ordered"], rows_of(weighed)
-    assert found["rows"] == found["size"] == len(rows)
+    assert found["rows"] == found["size"] == read["recipe"] == len(rows)
     assert found["kinds"] == ["input_ids int32 1", "labels int32 1", "loss_scale float32 1"]
     assert found["lengths"].tolist() == [len(row["ids"]) for row in rows]
     for name, ours in (("input_ids", "ids"), ("labels", "labels"), ("loss_scale", "weights")):

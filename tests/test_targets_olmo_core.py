@@ -22,6 +22,7 @@ _READ = """
     stand_in("google", "requests", "urllib3", "boto3", "botocore", "bettermap")
     import json
     from glob import glob
+    from pathlib import Path
     import numpy as np
     import torch
     from olmo_core.data import (
@@ -30,7 +31,7 @@ _READ = """
     from olmo_core.data.collator import DataCollator
     from olmo_core.data.utils import get_labels
 
-    folder, work, length, eos, pad = *sys.argv[1:3], *map(int, sys.argv[3:])
+    folder, work, recipe, length, eos, pad = *sys.argv[1:4], *map(int, sys.argv[4:])
 
     def build(name, **more):
         plain = dict(
@@ -40,11 +41,15 @@ _READ = """
             dtype=NumpyDatasetDType.uint32, sequence_length=length, work_dir=f"{work}/{name}",
             use_array_if_local=False, generate_doc_lengths=True,
         )
-        dataset = NumpyPackedFSLDatasetConfig(**(plain | more)).build()
+        return items_of(NumpyPackedFSLDatasetConfig(**(plain | more)).build())
+
+    def items_of(dataset):
         dataset.prepare()
         return [dataset[i] for i in range(len(dataset))]
 
-    items = build("ours")
+    exec(recipe)  # the lines that the export printed: they make dataset
+    dataset.work_dir = Path(work, "recipe")
+    items = items_of(dataset)
     arrays = {key: torch.cat([item[key] for item in items]).numpy() for key in items[0]
               if key in ("input_ids", "label_mask")}
     arrays["doc_lens"] = torch.cat([item["doc_lens"] for item in items]).numpy()
@@ -72,9 +77,13 @@ def read(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     """What OLMo-core makes of the export."""
 
     def make(folder: Path) -> Any:
-        receipt = export_dataset(plain, "olmo-core", folder / "export").receipt
-        length = str(receipt["told"]["sequence_length"])
-        words = (folder / "export", folder, length, str(stop_token(plain)), "0")
+        made = export_dataset(plain, "olmo-core", folder / "export")
+        length = str(made.receipt["told"]["sequence_length"])
+        numbers = f"vocab_size=5000, eos_token_id={stop_token(plain)}, pad_token_id=0"
+        asked = "vocab_size=..., eos_token_id=..., pad_token_id=..."
+        assert asked in made.recipe
+        recipe = made.recipe.replace(asked, numbers)
+        words = (folder / "export", folder, recipe, length, str(stop_token(plain)), "0")
         return run_with_trainers(_READ, *words, needs=("olmo_core", "cached_path"))
 
     folder, told = once(tmp_path_factory, "olmo-core", make)

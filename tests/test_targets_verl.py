@@ -22,8 +22,11 @@ _READ = """
     stand_in("ray", "hydra", "torchdata", "codetiming", "orjson", "verl.models")
     stand_in("verl.utils.dataset.multiturn_sft_dataset", "verl.workers.engine_workers")
     import json
+    import os
+    import re
     import numpy as np
     import torch
+    import verl
     from omegaconf import OmegaConf
     from torch.utils.data import DataLoader
     from verl.trainer.sft_trainer import create_sft_dataset
@@ -32,7 +35,7 @@ _READ = """
     from verl.workers.engine.utils import prepare_micro_batches
     from verl.workers.utils.losses import sft_loss
 
-    folder, out = sys.argv[1:]
+    folder, out, recipe = sys.argv[1:]
     told = {"refused": []}
 
     def data_config(**more):
@@ -92,6 +95,12 @@ _READ = """
         {"pad_mode": "right", "batch_num_tokens": 1, "dp_size": 1},
     )
     told["padded"] = sft_loss(None, {"log_probs": torch.tensor([[-1.0, -2.0]])}, padded)[0].item()
+    home = os.path.dirname(verl.__file__)
+    config = OmegaConf.load(f"{home}/trainer/config/sft_trainer_engine.yaml")
+    told["options"] = [
+        OmegaConf.select(config, option, default="none") != "none"
+        for option in re.findall(r"(data\\.[a-z_.]+)=", recipe)
+    ]
     print(json.dumps(told))
 """
 
@@ -101,8 +110,8 @@ def read(weighed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What verl makes of the export."""
 
     def make(folder: Path) -> Any:
-        export_dataset(weighed, "verl", folder / "export")
-        words = (folder / "export", folder / "seen.npz")
+        recipe = export_dataset(weighed, "verl", folder / "export").recipe
+        words = (folder / "export", folder / "seen.npz", recipe)
         return run_with_trainers(_READ, *words, needs=("verl", "tensordict", "omegaconf"))
 
     folder, told = once(tmp_path_factory, "verl", make)
@@ -162,3 +171,7 @@ def test_rows_longer_than_its_limit_are_refused_and_not_cut(
 ) -> None:
     longest = max(len(row["ids"]) for row in rows_of(weighed))
     assert any(f"set data.max_length={longest}" in text for text in read["refused"])
+
+
+def test_the_recipe_sets_options_that_it_has(read: dict[str, Any]) -> None:
+    assert read["options"] == [True] * 6

@@ -1,1 +1,1 @@
-"""Modules that run inside a trainer: whole in themselves, copied into an export beside the data."""
+"""Code that runs inside other people's trainers; each module stands alone and is copied whole."""

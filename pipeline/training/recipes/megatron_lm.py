@@ -89,7 +89,9 @@ class WeightedRows(MegatronDataset):  # type: ignore[misc]
 
 
 def loss_func(
-    loss_mask: torch.Tensor, output_tensor: torch.Tensor
+    loss_mask: torch.Tensor,
+    output_tensor: torch.Tensor,
+    model: Any = None,  # noqa: ARG001 - as pretrain_gpt.py calls it
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum, over the number of tokens that train.
 
