@@ -52,7 +52,7 @@ _ALL = (
     Target("torchtune", "torchtune: tokens, labels", "binary"),
     Target(
         "levanter",
-        "marin's levanter, prebuilt: ids and shifted weights of one length",
+        "marin's levanter: ids and shifted weights of one length, a row each or packed",
         "float",
         takes=("pack",),
     ),
