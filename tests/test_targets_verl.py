@@ -19,11 +19,12 @@ _READ = """
     from tests.stand_ins import stand_in
 
     # Schedulers, configuration and vision models: nothing of the path from dataset to loss.
-    stand_in("ray", "hydra", "torchdata", "codetiming", "orjson", "verl.models")
+    stand_in("ray", "hydra", "torchdata", "codetiming", "orjson", "verl.models", "peft")
     stand_in("verl.utils.dataset.multiturn_sft_dataset", "verl.workers.engine_workers")
     import json
     import os
     import re
+    from types import SimpleNamespace
     import numpy as np
     import torch
     import verl
@@ -32,6 +33,7 @@ _READ = """
     from verl.trainer.sft_trainer import create_sft_dataset
     from verl.utils import tensordict_utils as tu
     from verl.utils.dataset.dataset_utils import SFTTensorCollator
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
     from verl.workers.engine.utils import prepare_micro_batches
     from verl.workers.utils.losses import sft_loss
 
@@ -54,30 +56,39 @@ _READ = """
     dataset = make()
     told["some"] = len(create_sft_dataset(folder, data_config(), None, None, max_samples=9))
     loader = DataLoader(dataset, batch_size=16, collate_fn=SFTTensorCollator("no_padding"))
-    seen, losses = {"ids": [], "weights": [], "lengths": []}, []
-    for number, batch in enumerate(loader):
+    # Their engine without its model, which takes a GPU; in its place a table of bigrams.
+    engine = object.__new__(FSDPEngineWithLMHead)
+    engine.use_ulysses_sp = False
+    engine.pad_to_length = None
+    table = torch.from_numpy(np.random.default_rng(5).normal(size=(97, 5000))).float()
+
+    def loss_of(micro):
+        inputs, kept = engine.prepare_model_inputs(micro)
+        told["inputs"] = sorted(key for key, value in inputs.items() if value is not None)
+        output = SimpleNamespace(logits=table[inputs["input_ids"] % 97])
+        made = engine.prepare_model_outputs(output, kept, micro, None)
+        return sft_loss(None, made, micro)[0].item()
+
+    seen, losses = {"ids": [], "weights": [], "lengths": [], "positions": []}, []
+    for batch in loader:
+        told["dtypes"] = {key: str(value.dtype) for key, value in batch.items()}
+        seen["ids"].append(batch["input_ids"].values().numpy())
+        seen["weights"].append(batch["loss_mask"].values().numpy())
+        seen["positions"].append(batch["position_ids"].values().numpy())
+        seen["lengths"].append(batch["input_ids"].offsets().diff().numpy())
+        if len(losses) == 3:
+            continue
         data = tu.get_tensordict(
             tensor_dict=batch,
             non_tensor_dict={"pad_mode": "no_padding", "use_dynamic_bsz": True,
-                             "max_token_len_per_gpu": 2048},
+                             "max_token_len_per_gpu": 1024, "use_remove_padding": True,
+                             "temperature": 1.0},
         )
         # As FSDPEngine.forward_backward_batch does it, on one rank (fsdp/transformer_impl.py:730).
         tu.assign_non_tensor(data, batch_num_tokens=data["loss_mask"].sum().item(), dp_size=1)
-        total = 0.0
-        for micro in prepare_micro_batches(data)[0] if number < 3 else [data]:
-            ids = micro["input_ids"].values()
-            # A stand-in for the model: any function of the rolled ids, as verl rolls them (:1203).
-            rolled = torch.roll(ids, shifts=-1)
-            logs = torch.nested.nested_tensor_from_jagged(
-                -(rolled % 97).double() / 7 - 1, micro["input_ids"].offsets()
-            )
-            total += sft_loss(None, {"log_probs": logs}, micro)[0].item()
-        losses.append(total)
-        told["dtypes"] = {key: str(value.dtype) for key, value in batch.items()}
-        told["micros"] = max(told.get("micros", 0), len(prepare_micro_batches(data)[0]))
-        seen["ids"].append(batch["input_ids"].values().numpy())
-        seen["weights"].append(batch["loss_mask"].values().numpy())
-        seen["lengths"].append(batch["input_ids"].offsets().diff().numpy())
+        micros = prepare_micro_batches(data)[0]
+        told["micros"] = len(micros)
+        losses.append(sum(loss_of(micro) for micro in micros))
     np.savez(out, **{key: np.concatenate(parts) for key, parts in seen.items()}, losses=losses)
 
     # Two rows of ids; the second's first token weighs 1. Its weight lands on the first row's end.
@@ -133,6 +144,8 @@ def test_its_collator_gives_every_row_with_exact_float_weights(
     np.testing.assert_array_equal(read["ids"], np.concatenate([row["ids"] for row in rows]))
     weights = np.concatenate([row["weights"] for row in rows])
     np.testing.assert_array_equal(read["weights"], weights)
+    positions = np.concatenate([np.arange(len(row["ids"])) for row in rows])
+    np.testing.assert_array_equal(read["positions"], positions)
     assert read["some"] == 9
 
 
@@ -141,14 +154,17 @@ def test_its_loss_is_the_weighted_sum_over_the_sum_of_weights_of_the_batch(
     read: dict[str, Any],
 ) -> None:
     rows = rows_of(weighed)
+    table = np.random.default_rng(5).normal(size=(97, 5000))
+    logs = table - np.log(np.exp(table).sum(1, keepdims=True))
     assert read["micros"] > 1  # the denominator is that of the batch, not of the micro-batch
+    assert len(read["losses"]) == 3
     for number, loss in enumerate(read["losses"]):
         total = weight = 0.0
         for row in rows[16 * number : 16 * number + 16]:
             w = row["weights"][1:].astype(np.float64)
-            total += float(w @ ((row["ids"][1:] % 97) / 7 + 1))
+            total -= float(w @ logs[row["ids"][:-1] % 97, row["ids"][1:]])
             weight += float(w.sum())
-        assert loss == pytest.approx(total / weight, rel=1e-6)
+        assert loss == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_a_weight_on_a_first_token_would_go_to_the_row_before(read: dict[str, Any]) -> None:
