@@ -74,13 +74,15 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_arrow_state(folder: Path, files: list[str], fingerprint: str) -> None:
+def write_arrow_state(folder: Path, files: list[str], fingerprint: str, split: str = SPLIT) -> None:
     """The two files beside Arrow shards that make ``datasets.load_from_disk`` read them."""
-    for name, value in arrow_state(files, fingerprint).items():
+    for name, value in arrow_state(files, fingerprint, split).items():
         write_json(folder / name, value)
 
 
-def arrow_state(files: Sequence[str], fingerprint: str) -> dict[str, dict[str, Any]]:
+def arrow_state(
+    files: Sequence[str], fingerprint: str, split: str = SPLIT
+) -> dict[str, dict[str, Any]]:
     """What these two files hold, by their names."""
     return {
         "dataset_info.json": {},
@@ -91,7 +93,7 @@ def arrow_state(files: Sequence[str], fingerprint: str) -> dict[str, dict[str, A
             "_format_kwargs": {},
             "_format_type": None,
             "_output_all_columns": False,
-            "_split": SPLIT,
+            "_split": split,
         },
     }
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import build
+from pipeline import build, export
 
 RULES = """\
 version: 1
@@ -70,6 +70,14 @@ def _build(folder: Path, rules: str) -> None:
     words = ["--rules", folder / "rules.yaml", "--output", folder / "shards"]
     words += ["--shard-size", 100_000, "--workers", 1, "--quiet"]
     assert build.main([str(word) for word in words]) == 0
+
+
+def exported(shards: Path, target: str, folder: Path, *flags: str) -> dict[str, Any]:
+    """Exports, and returns what export.json says."""
+    words = [str(shards), "--to", target, "--output", str(folder), "--quiet", *flags]
+    assert export.main(words) == 0
+    receipt: dict[str, Any] = json.loads((folder / "export.json").read_text())
+    return receipt
 
 
 def rows_of(shards: Path) -> list[Row]:

@@ -30,7 +30,11 @@ from pipeline.training import (
 )
 from tests.tiny import Recorder, gradient_of, greatest_difference, load_tokenizer, make_model
 
-pytestmark = pytest.mark.train
+pytestmark = [
+    pytest.mark.train,
+    # SFTConfig sets Trainer's old name for it, and Trainer warns of that.
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 TALKS = [
     ("What is 2 + 2?", "", "Four."),
