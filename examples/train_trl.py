@@ -49,6 +49,7 @@ trainer = WeightedSFTTrainer(
         remove_unused_columns=False,  # or loss_scale would be dropped
         logging_steps=1,
         report_to="none",
+        bf16=torch.cuda.is_available(),  # SFTConfig's default fails without a GPU
     ),
     train_dataset=load_dataset(args.shards, split="train"),
     data_collator=WeightedCollator(pad_token_id=0),

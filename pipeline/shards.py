@@ -83,17 +83,18 @@ def read_groups(path: Path, form: str, columns: Sequence[str]) -> Iterator[pa.Ta
     """
     if form == "parquet":
         with pq.ParquetFile(path) as file:
-            _require_schema(path, file.schema_arrow)
+            require_schema(path, file.schema_arrow)
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns, use_threads=False)
     else:
         with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as batches:
-            _require_schema(path, batches.schema)
+            require_schema(path, batches.schema)
             for batch in batches:
                 yield pa.Table.from_batches([batch]).select(columns)
 
 
-def _require_schema(path: Path, found: pa.Schema) -> None:
+def require_schema(path: Path, found: pa.Schema) -> None:
+    """BuildError where what *path* holds has not the columns of a shard."""
     if not found.equals(SCHEMA):
         raise BuildError(
             f"{path}: not a shard of this version, whose columns are {', '.join(SCHEMA.names)}; "

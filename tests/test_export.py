@@ -296,7 +296,7 @@ def test_flags_that_a_target_has_no_use_for_are_refused(
 ) -> None:
     out = ("--output", tmp_path / "out")
     for words, code, fact in (
-        (("--to", "axolotl", "--pack", "100"), 1, "it is for trl, megatron-bridge"),
+        (("--to", "axolotl", "--pack", "100"), 1, "it is for trl, levanter, megatron-bridge"),
         (("--to", "megatron-bridge"), 1, "--pack: missing"),
         (("--to", "trl", "--validation", "0.1"), 1, "it is for llamafactory"),
         (("--to", "llamafactory", "--validation", "1"), 1, "not a share between 0 and 1"),

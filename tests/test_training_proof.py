@@ -15,12 +15,6 @@ pytest.importorskip("trl", reason="needs the extra: pip install '.[train]'")
 
 import torch
 from datasets import load_dataset
-from pipeline.training import (
-    ShardDataset,
-    WeightedCollator,
-    WeightedTrainer,
-    weighted_cross_entropy,
-)
 from tokenizers import Tokenizer
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
@@ -28,9 +22,19 @@ from trl import SFTConfig, SFTTrainer
 from pipeline import build, cli
 from pipeline.exporting import export_dataset
 from pipeline.recipe import BUNDLED
+from pipeline.training import (
+    ShardDataset,
+    WeightedCollator,
+    WeightedTrainer,
+    weighted_cross_entropy,
+)
 from tests.tiny import Recorder, gradient_of, greatest_difference, load_tokenizer, make_model
 
-pytestmark = pytest.mark.train
+pytestmark = [
+    pytest.mark.train,
+    # SFTConfig sets Trainer's old name for it, and Trainer warns of that.
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 TALKS = [
     ("What is 2 + 2?", "", "Four."),

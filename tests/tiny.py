@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pipeline.recipe import BUNDLED
 
+# Two test processes share two cores: more threads took 83 s where one each takes 34.
+torch.set_num_threads(1)
+
 VOCABULARY = 5120  # at least the embedded tokenizer's
 
 

@@ -50,7 +50,12 @@ _ALL = (
     ),
     Target("ms-swift", "ms-swift: rows and a plugin that trains on them", "float", counted=True),
     Target("torchtune", "torchtune: tokens, labels", "binary"),
-    Target("levanter", "marin and levanter, prebuilt: input_ids and shifted weights", "float"),
+    Target(
+        "levanter",
+        "marin's levanter: ids and shifted weights of one length, a row each or packed",
+        "float",
+        takes=("pack",),
+    ),
     Target("verl", "verl's SFT trainer: Parquet and a dataset class", "float"),
     Target("megatron-lm", "Megatron-LM: .bin/.idx of tokens and of weights", "float"),
     Target(
