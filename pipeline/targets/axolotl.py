@@ -2,7 +2,7 @@
 
 They are input_ids, attention_mask and labels (axolotl 0.19: ``_is_dataset_already_tokenized`` in
 utils/data/wrappers.py), of a map-style dataset; then no prompt strategy is asked. Its trainer
-divides each micro-batch by that one's trained tokens (core/trainers/base.py, line 133; builders/
+divides each micro-batch by that one's trained tokens (core/trainers/base.py, line 131; builders/
 base.py, line 678 for several ranks), so accumulated steps are not those of one large batch.
 """
 
