@@ -23,20 +23,29 @@ SCRIPT = """
     from types import ModuleType
     from tests.stand_ins import stand_in
 
-    stand_in("posthog", "requests", "colorama")  # telemetry, downloads, colours of a terminal
+    # Telemetry, downloads, colours of a terminal, other metrics, kernels of Triton.
+    stand_in("posthog", "requests", "colorama", "wandb", "evaluate")
+    stand_in("axolotl.monkeypatch.trainer.utils")
     numba = ModuleType("numba")
     numba.njit = lambda function: function  # it compiles the packing, which does the same in Python
     sys.modules["numba"] = numba
+    import torch
+    import trl
     import yaml
+    prm = ModuleType("trl.experimental.prm")  # of older versions, for rewards
+    prm.PRMConfig, prm.PRMTrainer = trl.RewardConfig, trl.RewardTrainer
+    sys.modules["trl.experimental.prm"] = prm
     from axolotl.utils.collators import (
         DataCollatorForSeq2Seq, V2BatchSamplerDataCollatorForSeq2Seq)
     from axolotl.utils.data import sft
     from axolotl.utils.data.wrappers import _is_dataset_already_tokenized
     from axolotl.utils.dict import DictDefault
     from axolotl.utils.samplers import MultipackBatchSampler, get_dataset_lengths
-    from axolotl.utils.schemas.datasets import SFTDataset
+    from axolotl.utils.config import normalize_config, validate_config
+    from axolotl.utils.trainer import setup_trainer
     from datasets import Dataset
-    from tests.tiny import load_tokenizer
+    from tests.tiny import (
+        Recorder, gradient_of, greatest_difference, load_tokenizer, make_model)
     from torch.utils.data import SequentialSampler
 
     save_to_disk = Dataset.save_to_disk  # without a pool of one process, which takes two seconds
@@ -54,7 +63,6 @@ SCRIPT = """
             "gradient_accumulation_steps": 1, "min_sample_len": 2,
             "sample_packing_bin_size": 200, "sample_packing_group_size": 1000,
             "dataset_prepared_path": f"{folder}/prepared{cache or count}", **more})
-        SFTDataset.model_validate(config.datasets[0].to_dict())
         # Less its retries, which name exceptions of requests.
         train, _, _, prompters = sft.prepare_datasets.__wrapped__(config, tokenizer)
         return train, prompters
@@ -110,6 +118,54 @@ SCRIPT = """
     before = len(prepare(cache="same", **changed)[0])
     save(rows.select(range(7)), "changed")
     told["changed"] = [before, len(prepare(cache="same", **changed)[0])]
+
+    make_model().save_pretrained(f"{folder}/model")
+    tokenizer.save_pretrained(f"{folder}/model")
+
+    def train_once(size, steps):
+        config = validate_config(DictDefault(yaml.safe_load(open(recipe)) | {
+            "base_model": f"{folder}/model", "micro_batch_size": size, "max_steps": 1,
+            "gradient_accumulation_steps": steps, "learning_rate": 1e-3, "optimizer": "adamw_torch",
+            "output_dir": f"{folder}/out", "val_set_size": 0, "bf16": False, "tf32": False,
+            "attn_implementation": "eager", "save_strategy": "no", "max_grad_norm": 0,
+            "curriculum_sampling": True, "dataloader_num_workers": 0,  # in the rows' order
+            "dataset_prepared_path": f"{folder}/trained", "dataloader_pin_memory": False}),
+            capabilities={"bf16": False, "n_gpu": 0, "compute_capability": None},
+            env_capabilities={"torch_version": "2.13.0"})
+        config.dataloader_prefetch_factor = None  # it sets one, which takes workers
+        normalize_config(config)
+        rows, *_ = sft.prepare_datasets.__wrapped__(config, tokenizer)
+        trainer = setup_trainer(
+            cfg=config, train_dataset=rows, eval_dataset=None, model=make_model(),
+            tokenizer=tokenizer, processor=None, total_num_steps=1)
+        trainer.optimizer = Recorder(trainer.model)
+        recorder = trainer.optimizer
+        loss = trainer.train().training_loss
+        return loss, recorder.seen[0]
+
+    def by_hand(*groups):
+        # Each group of rows divides by its own trained tokens, the sum by their number.
+        model = make_model()
+        total = 0.0
+        for group in groups:
+            count = sum(label != -100 for row in group for label in row["labels"])
+            for row in group:
+                logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+                logs = torch.log_softmax(logits, -1)
+                for place, label in enumerate(row["labels"]):
+                    if label != -100:
+                        total = total - logs[place - 1, label] / count / len(groups)
+        total.backward()
+        return total.item(), gradient_of(model)
+
+    first = [rows[i] for i in range(8)]
+    told["steps"] = {}
+    hands = {"one": by_hand(first), "each": by_hand(first[:4], first[4:])}
+    for name, shape in {"whole": (8, 1), "accumulated": (4, 2)}.items():
+        theirs = train_once(*shape)
+        told["steps"][name] = {
+            way: [hand[0], theirs[0], greatest_difference(hand[1], theirs[1])]
+            for way, hand in hands.items()}
     print(json.dumps(told))
 """
 
@@ -187,3 +243,14 @@ def test_rows_that_train_nothing_go_only_when_it_packs(told: Any) -> None:
 
 def test_what_it_prepared_of_a_path_outlives_the_contents(told: Any) -> None:
     assert told["changed"] == [3, 3]  # and not 7: so the recipe says another folder
+
+
+def test_its_trainers_step_is_by_hand_but_accumulated_divides_each_micro_batch_alone(
+    told: Any,
+) -> None:
+    steps = told["steps"]
+    for way, step in (("one", "whole"), ("each", "accumulated")):
+        by_hand, theirs, apart = steps[step][way]
+        assert theirs == pytest.approx(by_hand, rel=1e-5)
+        assert apart < 1e-4
+    assert steps["accumulated"]["one"][2] > 0.01  # so the recipe tells

@@ -43,7 +43,8 @@ SCRIPT = """
     here = {
         "model_name_or_path": f"{home}/model", "template": "qwen3", "finetuning_type": "full",
         "do_train": True, "report_to": "none", "use_cpu": True,
-        "max_steps": 1, "eval_steps": 1, "per_device_eval_batch_size": 16, "per_device_train_batch_size": 4, "max_grad_norm": 0,
+        "max_steps": 1, "eval_steps": 1, "per_device_eval_batch_size": 16,
+        "per_device_train_batch_size": 4, "max_grad_norm": 0,
         "gradient_accumulation_steps": 2, "disable_shuffling": True, "save_strategy": "no",
         "dataloader_pin_memory": False, "disable_gradient_checkpointing": True,
         "cutoff_len": 16}  # a limit that rows would be cut at, if any were

@@ -28,8 +28,8 @@ SCRIPT = """
     from types import SimpleNamespace
     from tests.stand_ins import stand_in
 
-    # Quantization, tokenizers, downloads, images, and the loader that resumes.
-    stand_in("torchao", "sentencepiece", "tiktoken", "blobfile", "kagglehub", "torchdata")
+    # Quantization, tokenizers, downloads.
+    stand_in("torchao", "sentencepiece", "tiktoken", "blobfile", "kagglehub")
     import torch
     import torchtune.data
     from omegaconf import OmegaConf
@@ -44,8 +44,13 @@ SCRIPT = """
     sys.path.insert(0, sys.argv[2])  # as PYTHONPATH does
     tokenizer = SimpleNamespace(pad_id=0, max_seq_len=None)
     told = {}
-    # As _setup_data does it.
-    rows = config.instantiate(told_recipe.dataset, tokenizer)
+    self = SimpleNamespace(
+        _tokenizer=tokenizer, _loss_fn=torch.nn.CrossEntropyLoss(ignore_index=-100))
+    loader = Recipe._setup_data(
+        self, told_recipe.dataset, False, 4, "torchtune.data.padded_collate_sft")
+    rows = loader.dataset
+    told["loaded"] = [
+        [batch[name].tolist() for name in ("tokens", "labels")] for batch in loader]
     told["rows"] = [[row["tokens"], row["labels"]] for row in (rows[i] for i in range(len(rows)))]
 
     class Model(torch.nn.Module):
@@ -152,12 +157,28 @@ def told(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert yaml.safe_load(made.recipe)["dataset"]["folder"] == str(home / "out")
     (home / "recipe.yaml").write_text(made.recipe)
     return run_with_trainers(
-        SCRIPT, home / "recipe.yaml", home / "out", needs=["torchtune", "recipes", "omegaconf"]
+        SCRIPT,
+        home / "recipe.yaml",
+        home / "out",
+        needs=["torchtune", "recipes", "omegaconf", "torchdata"],
     )
 
 
 def test_our_component_gives_each_row_as_built(told: Any, rows: list[Pair]) -> None:
     assert told["rows"] == rows
+
+
+def test_its_loader_gives_all_but_the_last_rows_of_no_whole_batch(
+    told: Any, rows: list[Pair]
+) -> None:
+    assert len(told["loaded"]) == len(rows) // 4
+    assert len(rows) % 4 > 0  # it drops these (drop_last), of whatever dataset
+    for number, (tokens, labels) in enumerate(told["loaded"]):
+        for row in range(4):
+            ids, targets = rows[number * 4 + row]
+            rest = len(tokens[row]) - len(ids)
+            assert tokens[row] == ids + [0] * rest
+            assert labels[row] == targets + [-100] * rest
 
 
 def test_its_collator_pads_and_does_not_shift(told: Any, rows: list[Pair]) -> None:

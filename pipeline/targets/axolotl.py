@@ -1,7 +1,9 @@
 """axolotl: a saved dataset of exactly the columns by which it knows tokenized rows.
 
 They are input_ids, attention_mask and labels (axolotl 0.19: ``_is_dataset_already_tokenized`` in
-utils/data/wrappers.py), of a map-style dataset; then no prompt strategy is asked.
+utils/data/wrappers.py), of a map-style dataset; then no prompt strategy is asked. Its trainer
+divides each micro-batch by that one's trained tokens (core/trainers/base.py, line 131; builders/
+base.py, line 678 for several ranks), so accumulated steps are not those of one large batch.
 """
 
 from __future__ import annotations
@@ -32,5 +34,6 @@ datasets:
     type:  # empty: the rows are tokenized
 sequence_len: {told["longest_row"]}  # at least: longer rows are dropped
 excess_length_strategy: raise  # instead of dropping them without an error
+# Of gradient_accumulation_steps each is divided by its own trained tokens, not by those of all.
 # axolotl keeps what it prepared by the path, not the contents: give another export another folder,
 # or empty dataset_prepared_path (last_run_prepared)."""
