@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import cli, flags
 from pipeline.redaction import redact
-from pipeline.targets import TARGETS
+from pipeline.targets import TARGETS, takers
 
 if TYPE_CHECKING:
     from pipeline.exporting import Exported
@@ -94,14 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         "--pack",
         type=flags.positive,
         metavar="TOKENS",
-        help="put whole rows together into sequences of at most this length (trl, megatron-bridge)",
+        help=f"put whole rows together into sequences of at most this length ({takers('pack')})",
     )
     parser.add_argument(
         "--validation",
         type=flags.share,
         metavar="SHARE",
         help="this share of the records, with all their rows, becomes the validation set "
-        "(llamafactory)",
+        f"({takers('validation')})",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier export in the output"

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.files import WORK, file_digest, sync_folder, write_json
 from pipeline.lock import locked
-from pipeline.targets import TARGETS, Target
+from pipeline.targets import TARGETS, Target, takers
 from pipeline.targets.conversion import Conversion
 from pipeline.targets.rows import Rows, Wishes, open_rows
 
@@ -79,9 +79,8 @@ def _require_target(name: str, wishes: Wishes) -> Target:
     for flag in ("pack", "validation"):
         given = getattr(wishes, flag) is not None
         if given and flag not in target.takes:
-            takers = ", ".join(t.name for t in TARGETS.values() if flag in t.takes)
             raise ConfigurationError(
-                f"--{flag}: nothing that {name} has a use for; leave it out (it is for {takers})"
+                f"--{flag}: nothing that {name} has a use for; leave it out (it is for {takers(flag)})"
             )
         if flag in target.needs and not given:
             raise ConfigurationError(f"--{flag}: missing, which {name} needs; give it")

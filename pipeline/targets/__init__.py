@@ -74,3 +74,8 @@ _ALL = (
     ),
 )
 TARGETS = {target.name: target for target in _ALL}
+
+
+def takers(flag: str) -> str:
+    """The names of the targets that have a use for it."""
+    return ", ".join(target.name for target in _ALL if flag in target.takes)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.columns import column, list_column
 from pipeline.files import shard_name
 from pipeline.targets.chunk import Chunk
+from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
 
 _SCHEMA = pa.schema(
@@ -26,20 +26,13 @@ _SCHEMA = pa.schema(
         ("length", pa.int32()),
     ]
 )
-# Dictionaries of ids, and their least and greatest, help no reader; level 3 as builds have it.
-PARQUET: dict[str, Any] = {
-    "compression": "zstd",
-    "compression_level": 3,
-    "use_dictionary": False,
-    "write_statistics": False,
-}
 
 
 def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: ARG001 - as every target
     """One file a shard, with the same rows in the same order."""
     for shard in range(len(rows.shards)):
         path = folder / shard_name("parquet", shard, len(rows.shards))
-        with pq.ParquetWriter(path, _SCHEMA, **PARQUET) as file:
+        with open_parquet(path, _SCHEMA) as file:
             for chunk in rows.of(shard):
                 file.write_table(_table(chunk))
     return {}

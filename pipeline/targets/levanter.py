@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.columns import list_column
 from pipeline.files import shard_name
 from pipeline.targets.chunk import Chunk, Int64s
 from pipeline.targets.copies import CODE, copy_recipe
-from pipeline.targets.packing import pack
+from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
+from pipeline.targets.sequences import Sequences, pack_shard
 
 _SCHEMA = pa.schema(
     [
@@ -41,9 +41,9 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
     examples = 0
     for shard in range(len(rows.shards)):
         path = folder / shard_name("parquet", shard, len(rows.shards))
-        with pq.ParquetWriter(path, _SCHEMA, compression="zstd", write_statistics=False) as file:
-            for chunk in rows.of(shard):
-                for table in _tables(chunk, width, packed=wishes.pack is not None):
+        with open_parquet(path, _SCHEMA) as file:
+            for sequences in _sequences(rows, shard, wishes.pack):
+                for table in _tables(sequences, width):
                     file.write_table(table)
                     examples += table.num_rows
     if wishes.pack is not None:
@@ -56,15 +56,21 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
     }
 
 
-def _tables(chunk: Chunk, width: int, *, packed: bool) -> Iterator[pa.Table]:
-    """Some examples at a time: padded, a chunk may be a hundred times as large."""
-    order, firsts = np.arange(chunk.rows), np.arange(chunk.rows + 1)
-    if packed:
-        order, firsts = pack(chunk.lengths(), width)
-    step = max(1, _PART // width)
+def _sequences(rows: Rows, shard: int, capacity: int | None) -> Iterator[Sequences]:
+    if capacity is not None:
+        yield from pack_shard(rows, shard, capacity)
+        return
+    for chunk in rows.of(shard):
+        yield Sequences(chunk, np.arange(chunk.rows + 1))
+
+
+def _tables(sequences: Sequences, width: int) -> Iterator[pa.Table]:
+    """Some examples at a time: padded, rows may be a hundred times as large."""
+    firsts, step = sequences.firsts, max(1, _PART // width)
     for first in range(0, len(firsts) - 1, step):
         part = firsts[first : first + step + 1]
-        yield _table(chunk.taken(order[part[0] : part[-1]]), part - part[0], width)
+        rows = sequences.rows.taken(np.arange(part[0], part[-1]))
+        yield _table(rows, part - part[0], width)
 
 
 def _table(rows: Chunk, firsts: Int64s, width: int) -> pa.Table:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.columns import list_column
 from pipeline.files import shard_name
-from pipeline.targets.chunk import Chunk
-from pipeline.targets.packing import pack
+from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
+from pipeline.targets.sequences import Sequences, pack_shard
 
 _SCHEMA = pa.schema(
     [
@@ -26,7 +25,7 @@ _SCHEMA = pa.schema(
 
 
 def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
-    """One file a shard, of sequences of at most ``wishes.pack`` tokens; rows of a chunk share them.
+    """One file a shard, of sequences of at most ``wishes.pack`` tokens.
 
     ``loss_mask[i]`` is 1 where the token that is predicted at i trains, the next one of its row:
     Megatron-Bridge moves ids, not masks.
@@ -35,21 +34,17 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
     sequences = 0
     for shard in range(len(rows.shards)):
         name = shard_name("parquet", shard, len(rows.shards)).removesuffix(".parquet")
-        with pq.ParquetWriter(
-            folder / f"{name}.idx.parquet", _SCHEMA, compression="zstd", write_statistics=False
-        ) as file:
-            for chunk in rows.of(shard):
-                table = _packed(chunk, wishes.pack)
+        with open_parquet(folder / f"{name}.idx.parquet", _SCHEMA) as file:
+            for packed in pack_shard(rows, shard, wishes.pack):
+                table = _table(packed)
                 # Its reader unpacks a whole row group for one sequence.
                 file.write_table(table, row_group_size=500)
                 sequences += table.num_rows
     return {"sequences": sequences, "filled": round(rows.tokens / (sequences * wishes.pack), 4)}
 
 
-def _packed(chunk: Chunk, capacity: int) -> pa.Table:
-    order, firsts = pack(chunk.lengths(), capacity)
-    rows = chunk.taken(order)
-    tokens = rows.firsts[firsts]  # where each sequence begins
+def _table(packed: Sequences) -> pa.Table:
+    rows, firsts, tokens = packed.rows, packed.firsts, packed.token_firsts()
     sequence = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))  # of each row
     starts = (rows.firsts[:-1] - tokens[sequence]).astype(np.int32)
     mask = rows.shifted(rows.mask().astype(np.int8), 0)

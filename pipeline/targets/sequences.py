@@ -24,18 +24,17 @@ class Sequences:
         return self.rows.firsts[self.firsts]
 
 
-def pack_shards(rows: Rows, capacity: int) -> Iterator[Sequences]:
-    """Each shard's rows in sequences of at most *capacity* tokens; memory is that of one shard.
+def pack_shard(rows: Rows, shard: int, capacity: int) -> Iterator[Sequences]:
+    """A shard's rows in sequences of at most *capacity* tokens, at once; nothing if it has none.
 
     Across shards nothing is packed: that would take all rows at once, or reads all over the disk,
     to fill the last sequence of each shard.
     """
-    for shard in range(len(rows.shards)):
-        chunks = list(rows.of(shard))
-        if chunks:
-            whole = _joined(chunks)
-            order, firsts = pack(whole.lengths(), capacity)
-            yield Sequences(whole.taken(order), firsts)
+    chunks = list(rows.of(shard))
+    if chunks:
+        whole = _joined(chunks)
+        order, firsts = pack(whole.lengths(), capacity)
+        yield Sequences(whole.taken(order), firsts)
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.columns import list_column
 from pipeline.files import shard_name
-from pipeline.targets.datasets import PARQUET
+from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
 from pipeline.targets.saved import list_table
-from pipeline.targets.sequences import pack_shards
+from pipeline.targets.sequences import pack_shard
 
 _PLAIN = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 _PACKED = _PLAIN.append(pa.field("seq_lengths", pa.list_(pa.int32())))
@@ -32,7 +31,7 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
     written = 0
     schema = _PLAIN if wishes.pack is None else _PACKED
     tables = _plain(rows) if wishes.pack is None else _packed(rows, wishes.pack)
-    with pq.ParquetWriter(path, schema, **PARQUET) as file:
+    with open_parquet(path, schema) as file:
         for table in tables:
             # About a million tokens, as in a shard: to read one row takes no more.
             file.write_table(table, row_group_size=max(1, (1 << 20) // (wishes.pack or 1)))
@@ -46,10 +45,12 @@ def _plain(rows: Rows) -> Iterator[pa.Table]:
 
 
 def _packed(rows: Rows, capacity: int) -> Iterator[pa.Table]:
-    for packed in pack_shards(rows, capacity):
-        firsts, lengths = packed.token_firsts(), packed.rows.lengths().astype(np.int32)
-        lists = [list_column(firsts, v) for v in (packed.rows.ids, packed.rows.labels)]
-        yield pa.Table.from_arrays([*lists, list_column(packed.firsts, lengths)], schema=_PACKED)
+    for shard in range(len(rows.shards)):
+        for packed in pack_shard(rows, shard, capacity):
+            firsts, lengths = packed.token_firsts(), packed.rows.lengths().astype(np.int32)
+            lists = [list_column(firsts, v) for v in (packed.rows.ids, packed.rows.labels)]
+            columns = [*lists, list_column(packed.firsts, lengths)]
+            yield pa.Table.from_arrays(columns, schema=_PACKED)
 
 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.columns import list_column
 from pipeline.files import shard_name
 from pipeline.targets.copies import CODE, copy_recipe
+from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
 
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("loss_scale", pa.list_(pa.float32()))])
@@ -22,7 +22,7 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: 
     longest = 0
     for shard in range(len(rows.shards)):
         path = folder / shard_name("parquet", shard, len(rows.shards))
-        with pq.ParquetWriter(path, _SCHEMA, compression="zstd", write_statistics=False) as file:
+        with open_parquet(path, _SCHEMA) as file:
             for chunk in rows.of(shard):
                 lists = [list_column(chunk.firsts, v) for v in (chunk.ids, chunk.weights)]
                 file.write_table(pa.Table.from_arrays(lists, schema=_SCHEMA))
