@@ -37,7 +37,9 @@ class Pass:
     tokens: int
 
 
-def measure(folder: Path, cache: Path, runs: int) -> dict[str, dict[str, list[Pass]]]:
+def measure(
+    folder: Path, cache: Path, runs: int, ways: Sequence[str] = WAYS
+) -> dict[str, dict[str, list[Pass]]]:
     """By way and reader; every reader makes arrays or tensors of the three columns."""
     readers: dict[str, Callable[[str], Iterable[Mapping[str, Any]]]] = {
         "ours": partial(_read_ours, folder, cache),
@@ -46,7 +48,7 @@ def measure(folder: Path, cache: Path, runs: int) -> dict[str, dict[str, list[Pa
     }
     return {
         way: alternate({name: partial(_time, read, way) for name, read in readers.items()}, runs)
-        for way in WAYS
+        for way in ways
     }
 
 
