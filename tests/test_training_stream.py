@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -230,6 +231,8 @@ def test_torchdata_resumes_it(workers: int, folders: dict[str, Path]) -> None:
 def test_the_environment_tells_ranks(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What another test's Trainer left behind is no accelerate at work here.
+    monkeypatch.delitem(sys.modules, "accelerate.state", raising=False)
     stream = ShardStream(folders["arrow"])
     assert stream.split == (0, 1)
     monkeypatch.setenv("RANK", "1")
