@@ -58,7 +58,7 @@ def pass_over(
         begin, end = (lap * rows + int(bound) for bound in order.bounds[number : number + 2])
         if begin >= stop:
             return
-        places = share.places(max(start, begin) - start, min(stop, end) - start)
+        places = share.places(begin - start, min(stop, end) - start)
         skipped = min(given, len(places))
         given -= skipped
         if len(places) > skipped:

@@ -24,7 +24,7 @@ class Share:
     batch: int = 1
 
     def places(self, first: int, stop: int) -> Int64s:
-        """Those of ``first:stop`` that are this share's, ascending."""
+        """Those of ``first:stop`` that are this share's, ascending; none is below 0."""
         turns = np.arange(self._turns(first), self._turns(stop), dtype=np.int64)
         mine: Int64s = turns[turns // self.batch % self.workers == self.worker]
         return mine * self.world + self.rank
