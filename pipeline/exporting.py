@@ -80,7 +80,8 @@ def _require_target(name: str, wishes: Wishes) -> Target:
         given = getattr(wishes, flag) is not None
         if given and flag not in target.takes:
             raise ConfigurationError(
-                f"--{flag}: nothing that {name} has a use for; leave it out (it is for {takers(flag)})"
+                f"--{flag}: nothing that {name} has a use for; leave it out (it is for "
+                f"{takers(flag)})"
             )
         if flag in target.needs and not given:
             raise ConfigurationError(f"--{flag}: missing, which {name} needs; give it")

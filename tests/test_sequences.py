@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.targets.chunk import Chunk
-from pipeline.targets.sequences import pack_shards
+from pipeline.targets.sequences import Sequences, pack_shard
 
 CAPACITY = 12
 Lengths = list[list[list[int]]]  # of shards, of chunks, of rows
@@ -46,7 +46,7 @@ def test_each_row_is_in_one_sequence_whole_and_in_its_shard(shards: Lengths) -> 
     lengths = [n for chunks in shards for rows in chunks for n in rows]
     of_shard = [sum(map(len, chunks)) for chunks in shards if chunks]
     found: list[int] = []
-    packed = list(pack_shards(rows_in(shards), CAPACITY))
+    packed = packed_of(shards)
     assert [p.rows.rows for p in packed] == of_shard
     for sequences in packed:
         ends = sequences.token_firsts()
@@ -65,11 +65,16 @@ def test_each_row_is_in_one_sequence_whole_and_in_its_shard(shards: Lengths) -> 
     assert sorted(found) == list(range(len(lengths)))
 
 
+def packed_of(shards: Lengths) -> list[Sequences]:
+    rows = rows_in(shards)
+    return [s for shard in range(len(rows.shards)) for s in pack_shard(rows, shard, CAPACITY)]
+
+
 @given(LENGTHS)
 def test_chunks_make_no_difference(shards: Lengths) -> None:
     joined = [[[n for rows in chunks for n in rows]] if chunks else [] for chunks in shards]
-    several = list(pack_shards(rows_in(shards), CAPACITY))
-    one = list(pack_shards(rows_in(joined), CAPACITY))
+    several = packed_of(shards)
+    one = packed_of(joined)
     assert len(several) == len(one)
     for left, right in zip(several, one, strict=True):
         assert np.array_equal(left.firsts, right.firsts)

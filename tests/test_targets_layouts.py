@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.exporting import export_dataset
 from pipeline.targets import levanter, megatron_bridge, mosaic, olmo_core
 from pipeline.targets.chunk import Chunk
+from pipeline.targets.sequences import put_together
 from tests.exports import plain  # noqa: F401 - a fixture
 
 Row = tuple[list[int], list[float]]
@@ -54,7 +55,7 @@ def test_levanters_segments_are_the_rows(
     chunk, own = chunk_of(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(levanter, "_PART", step * width)
-        tables = list(levanter._tables(chunk, width, packed=True))
+        tables = list(levanter._tables(put_together(chunk, width), width))
     found: list[Row] = []
     for table in tables:
         assert table.num_rows <= step
@@ -75,7 +76,7 @@ def test_levanters_segments_are_the_rows(
 def test_bridges_sequences_are_the_rows(rows: list[list[tuple[int, float]]], room: int) -> None:
     chunk, own = chunk_of(rows, binary=True)
     found: list[Row] = []
-    for row in megatron_bridge._packed(chunk, room).to_pylist():
+    for row in megatron_bridge._table(put_together(chunk, room)).to_pylist():
         assert len(row["input_ids"]) == len(row["loss_mask"]) <= room
         starts = row["seq_start_id"]
         assert starts[0] == 0

@@ -32,9 +32,13 @@ def pack_shard(rows: Rows, shard: int, capacity: int) -> Iterator[Sequences]:
     """
     chunks = list(rows.of(shard))
     if chunks:
-        whole = _joined(chunks)
-        order, firsts = pack(whole.lengths(), capacity)
-        yield Sequences(whole.taken(order), firsts)
+        yield put_together(_joined(chunks), capacity)
+
+
+def put_together(rows: Chunk, capacity: int) -> Sequences:
+    """All of them in sequences of at most *capacity* tokens."""
+    order, firsts = pack(rows.lengths(), capacity)
+    return Sequences(rows.taken(order), firsts)
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:
