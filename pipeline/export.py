@@ -39,9 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summary(made: Exported) -> str:
-    receipt = made.receipt
+    receipt, files = made.receipt, len(made.receipt["files"])
+    kept = "as built" if receipt["weights"] == "float" else "0 and 1, as built"
+    if receipt["binarized_at"]:
+        kept = f"1 from {receipt['binarized_at']:g} on, else 0"
     lines = [
-        ("export", f"{made.folder}  ({receipt['target']}, {len(receipt['files']):,} files)"),
+        (
+            "export",
+            f"{made.folder}  ({receipt['target']}, {files:,} file{'' if files == 1 else 's'})",
+        ),
+        ("weights", kept),
         ("rows", f"{receipt['rows']:,}"),
         ("tokens", f"{receipt['tokens']:,}"),
         *(("changed", f"{n:,} {name.replace('_', ' ')}") for name, n in receipt["changed"].items()),
@@ -50,7 +57,7 @@ def _summary(made: Exported) -> str:
     ]
     width = max(len(name) for name, _ in lines)
     told = "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
-    return f"{told}\n\n{made.recipe.rstrip()}"
+    return f"{told}\n\nTo load it:\n\n{made.recipe.rstrip()}"
 
 
 def _as_json(made: Exported) -> dict[str, object]:

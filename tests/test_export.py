@@ -20,6 +20,7 @@ import pytest
 from pipeline import build, cli, export, exporting
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.exporting import export_dataset
+from pipeline.targets import TARGETS
 from pipeline.targets.rows import Wishes, open_rows
 
 RULES = """
@@ -389,3 +390,32 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "closed").mkdir(mode=0o500)
     assert run(binary, "--to", "datasets", "--output", tmp_path / "closed" / "out") == 1
     assert "choose another --output" in capsys.readouterr().err
+
+
+def test_the_documents_name_every_target_and_the_versions_that_its_tests_run() -> None:
+    root = Path(__file__).resolve().parent.parent
+    told = (root / "docs" / "trainers.md").read_text(encoding="utf-8")
+    for name in TARGETS:
+        assert f"--to {name}" in told
+        assert f"`{name}`" in (root / "README.md").read_text(encoding="utf-8")
+    rows = {
+        "axolotl": "axolotl",
+        "llamafactory": "LLaMA-Factory",
+        "ms-swift": "ms-swift",
+        "torchtune": "torchtune",
+        "verl": "verl SFT",
+        "megatron-bridge": "Megatron-Bridge",
+        "ai2-olmo-core": "OLMo-core",
+        "mosaicml-streaming": "MosaicML streaming",
+        "litdata": "litdata",
+    }
+    pins = dict(
+        line.split("#")[0].strip().split("==")
+        for line in (root / "tests" / "trainers.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for package, trainer in rows.items():
+        assert f"| {trainer} | {pins[package]} |" in told
+    assert f"core {pins['megatron-core']}" in told
+    assert pins["marin-levanter"].startswith("0.2.20.dev")
+    assert "marin-levanter 0.2.20.dev" in told

@@ -111,7 +111,7 @@ def read(weighed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
     def make(folder: Path) -> Any:
         longest = export_dataset(weighed, "megatron-lm", folder / "export").receipt["told"][
-            "longest"
+            "longest_row"
         ]
         words = (folder / "export", folder, str(longest))
         return run_with_trainers(_READ, *words, needs=("megatron/core", "megatron/bridge"))

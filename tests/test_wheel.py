@@ -71,5 +71,8 @@ def test_the_first_command_works_from_the_wheel_in_a_fresh_environment(
     assert list((work / "shards").glob("train-*.parquet"))
 
 
-def test_the_readme_has_one_command_to_run_and_one_to_test() -> None:
-    assert [c.split(" && ")[1].split()[0] for c in commands()] == ["python", "pytest"]
+def test_the_readme_has_a_command_to_run_one_to_test_and_one_to_train() -> None:
+    run, test, train = (c.split(" && ")[1].split() for c in commands())
+    assert (run[0], test[0]) == ("python", "pytest")
+    assert train[0] == "python"
+    assert (ROOT / train[1]).is_file()  # tests/test_training_examples.py runs it

@@ -34,7 +34,7 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: 
     for name in _DTYPES:
         _write_index(folder / f"{name}.idx", sizes, name)
     copy_recipe("megatron_lm", folder)
-    return {"longest": int(sizes.max())}
+    return {"longest_row": int(sizes.max())}
 
 
 def _put(file: BinaryIO, values: npt.NDArray[Any], name: str) -> None:
@@ -61,7 +61,7 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
         "# take WeightedRows in its place, and this loss_func:\n"
         f"#   sys.path.insert(0, {str(folder)!r})\n"
         f"#   from {Path(CODE).stem} import WeightedRows, loss_func\n"
-        f"--data-path {folder / 'rows'} --split 99,1,0 --seq-length {told['longest'] - 1} \\\n"
+        f"--data-path {folder / 'rows'} --split 99,1,0 --seq-length {told['longest_row'] - 1} \\\n"
         "  --calculate-per-token-loss\n"
         "# Without that flag each micro-batch is divided by its own number of tokens that train;\n"
         "# with Megatron's own loss_func by its sum of weights, cut to an integer: a weight that\n"

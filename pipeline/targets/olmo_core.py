@@ -24,7 +24,8 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: 
             lengths = _write_part(rows, shard, folder, parts)
             longest, parts = max(longest, lengths), parts + 1
     # Its packer takes powers of two only (olmo_core/data/utils.py:795 of 3.0.0).
-    return {"longest": longest, "sequence_length": 1 << (longest - 1).bit_length(), "parts": parts}
+    length = 1 << (longest - 1).bit_length()
+    return {"longest_row": longest, "sequence_length": length, "parts": parts}
 
 
 def _write_part(rows: Rows, shard: int, folder: Path, part: int) -> int:

@@ -28,12 +28,12 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: 
                 file.write_table(pa.Table.from_arrays(lists, schema=_SCHEMA))
                 longest = max(longest, int(chunk.lengths().max()))
     copy_recipe("verl", folder)
-    return {"longest": longest}
+    return {"longest_row": longest}
 
 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     """How to load it."""
-    longest = told["longest"]
+    longest = told["longest_row"]
     return (
         "torchrun --nproc_per_node=1 -m verl.trainer.sft_trainer \\\n"
         f"  data.train_files={folder} data.custom_cls.path={folder / CODE} \\\n"
