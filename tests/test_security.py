@@ -67,9 +67,12 @@ def test_no_module_unpickles_or_evaluates(path: Path) -> None:
         )
     }
     banned = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "subprocess"}
+    if "training" in path.relative_to(ROOT / "pipeline").parts:
+        banned -= {"torch"}  # whose own unpickling is banned below
     assert not imported & banned
     called = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
     assert not called & {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+    assert not called & {"torch.load", "torch.hub.load", "torch.jit.load", "np.load", "numpy.load"}
     assert not {c for c in called if c.startswith("yaml.") and "load" in c}
     assert "yaml.compose" not in called or path.stem == "document"  # with SafeLoader: see below
 

@@ -54,5 +54,5 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
 swift sft --model ... \\
     --external_plugins {quote(str(folder / CODE))} --template weighted_rows \\
     --cached_dataset {quote(str(folder))} --max_length {told["longest_row"]} --strict true
-# --max_length is at least the longest row: longer ones are left out. --packing true and
-# --padding_free true work; for inference give the model's own --template."""
+# --max_length is at least the longest row: longer ones are left out. --padding_free true and
+# --packing true want flash attention. For inference give the model's own --template."""
