@@ -109,7 +109,8 @@ def _receipt(
     target: Target, rows: Rows, conversion: Conversion, told: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     counts = rows.manifest.counts
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and WORK not in path.parts)
+    kept = (path for path in folder.rglob("*") if WORK not in path.relative_to(folder).parts)
+    files = sorted(path for path in kept if path.is_file())
     return {
         "version": VERSION,
         "target": target.name,
@@ -138,7 +139,9 @@ def _receipt(
 @contextmanager
 def _put_together(output: Path, shards: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder beside *output* that takes its place when the block ends well, else vanishes."""
-    output = Path(os.path.abspath(output))  # noqa: PTH100 - links stay, as the user sees them
+    # Links stay, as the user sees them, but where `..` would lead past one elsewhere.
+    settled = os.path.realpath if ".." in output.parts else os.path.abspath
+    output = Path(settled(output))
     _require_room(output, shards, overwrite=overwrite)
     made, old = (output.with_name(f".{output.name}.{word}") for word in ("exporting", "replaced"))
     try:
@@ -150,17 +153,14 @@ def _put_together(output: Path, shards: Path, *, overwrite: bool) -> Iterator[Pa
         ) from error
     with locked(made):
         try:
+            if old.is_dir() and not os.path.lexists(output):  # killed between the two renames
+                old.rename(output)
+            # Another export may have ended between the first look and the lock.
+            _require_room(output, shards, overwrite=overwrite)
             _empty(made)
             yield made
             _sync(made)
-            if old.is_dir():
-                shutil.rmtree(old)
-            if (output / NAME).is_file():
-                output.rename(old)
-            shutil.rmtree(made / WORK)
-            made.rename(output)
-            sync_folder(output.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            _put_in_place(made, output, old)
         except OSError as error:
             raise BuildError(
                 f"{output}: cannot be written ({error.strerror or error}); make room, or choose "
@@ -170,11 +170,31 @@ def _put_together(output: Path, shards: Path, *, overwrite: bool) -> Iterator[Pa
             shutil.rmtree(made, ignore_errors=True)
 
 
+def _put_in_place(made: Path, output: Path, old: Path) -> None:
+    """*made* becomes *output*; what was there stays if that fails or is interrupted."""
+    if old.is_dir():
+        shutil.rmtree(old)
+    if (output / NAME).is_file():
+        output.rename(old)
+    try:
+        made.rename(output)
+    except BaseException:
+        if old.is_dir() and not output.exists():
+            old.rename(output)
+        raise
+    # Only now: whoever comes earlier must find the lock, or would empty what is finished.
+    shutil.rmtree(output / WORK)
+    sync_folder(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _require_room(output: Path, shards: Path, *, overwrite: bool) -> None:
     """BuildError where *output* holds what an export may not replace."""
     home = Path(os.path.realpath(shards))
     if home in (path := Path(os.path.realpath(output)), *path.parents):
         raise ConfigurationError(f"--output {output}: lies among the shards; choose another")
+    if path in home.parents:
+        raise ConfigurationError(f"--output {output}: the shards lie in it; choose another")
     if not os.path.lexists(output):
         return
     if output.is_symlink() or not output.is_dir():

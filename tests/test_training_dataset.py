@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import BuildError, ConfigurationError
-from pipeline.files import put_file
+from pipeline.files import file_digest, put_file
 from pipeline.manifest import Manifest, read_manifest
 from tests.numbered import build_sample, number_of, numbers_of, write_build
 
@@ -242,6 +242,30 @@ def test_a_damaged_copy_is_told_with_what_to_do(made: Callable[[str], Path], cac
         BuildError, match=r"arrow: cannot be read: .*; remove it, and it is decoded"
     ):
         dataset[0]
+
+
+def test_a_copy_with_other_rows_is_told_with_what_to_do(
+    made: Callable[[str], Path], cache: Path
+) -> None:
+    folder = made("parquet")
+    dataset = ShardDataset(folder)
+    digests = {path.name: file_digest(path) for path in folder.glob("*.parquet")}
+    first, last = (cache / f"{digests[f'train-0000{n}-of-00004.parquet']}.arrow" for n in (0, 3))
+    first.write_bytes(last.read_bytes())
+    with pytest.raises(BuildError, match="holds other rows than it did; remove it, and it is dec"):
+        dataset[0]
+
+
+def test_what_a_killed_process_decoded_by_half_is_removed(
+    made: Callable[[str], Path], cache: Path
+) -> None:
+    folder = made("parquet")
+    names = [file_digest(path) for path in folder.glob("*.parquet")]
+    cache.mkdir(parents=True)
+    for name in [*names, "of-another-build"]:
+        (cache / f".{name}.arrow.4194305.tmp").write_bytes(b"half")  # no process has that number
+    ShardDataset(folder)
+    assert [path.name for path in cache.glob(".*")] == [".of-another-build.arrow.4194305.tmp"]
 
 
 def test_columns_of_texts_are_refused(samples: dict[str, Path]) -> None:

@@ -211,6 +211,15 @@ def test_one_row_needs_no_batch_dimension_and_strides_do_not_matter() -> None:
     torch.testing.assert_close(strided, differentiate((logits, labels, weights)))
 
 
+def test_a_gradient_of_the_gradient_is_refused_not_left_out() -> None:
+    """A penalty on the gradient would otherwise train as if it were a constant."""
+    logits, labels, weights = make_batch(12)
+    logits.requires_grad_()
+    value = weighted_cross_entropy(logits, labels, weights)
+    with pytest.raises(InputError, match="its gradient has no gradient; leave out create_graph"):
+        torch.autograd.grad(value, logits, create_graph=True)
+
+
 def test_a_scale_of_the_loss_scales_the_gradient() -> None:
     """Against numeric differences, through what comes after the loss."""
     logits, labels, weights = make_batch(11, rows=2, tokens=4, vocabulary=5)

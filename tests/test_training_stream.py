@@ -25,6 +25,7 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader
 
 from pipeline.training import stream as stream_module
+from pipeline.training.share import Share
 from pipeline.training.stream import ShardStream
 
 SIZES = [[5, 3], [], [4], [1, 1, 9]]
@@ -242,6 +243,43 @@ def test_the_environment_tells_ranks(
     monkeypatch.delenv("WORLD_SIZE")
     assert pickle.loads(pickled).split == (1, 3)
     assert ShardStream(folders["arrow"], rank=1, world=2).split == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("5", "2"), ("x", "2"), ("1", ""), (None, "2"), ("-1", "2")]
+)
+def test_an_environment_that_contradicts_itself_is_told(
+    rank: str | None, world: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(ConfigurationError, match=r"RANK: is .* as torchrun does, or pass rank and"):
+        len(ShardStream(folders["arrow"]))
+
+
+@pytest.mark.parametrize("even", ["drop", "pad", "none"])
+def test_beyond_the_end_of_an_epoch_nothing_is_left_and_nothing_takes_long(
+    even: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = ShardStream(folders["arrow"], rank=1, world=2, even=even)
+    monkeypatch.setattr(Share, "places", lambda *_: pytest.fail("looks for places, lap by lap"))
+    for consumed in (ROWS + 1, 10**12):  # rows counted over all epochs, as by mistake
+        stream.resume(epoch=0, consumed=consumed)
+        assert list(stream) == []
+
+
+def test_a_shard_that_was_replaced_meanwhile_is_told(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    for path in folders["parquet"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    stream = ShardStream(tmp_path)
+    other = (tmp_path / "train-00003-of-00004.parquet").read_bytes()
+    (tmp_path / "train-00000-of-00004.parquet").write_bytes(other)
+    with pytest.raises(BuildError, match=r"00000-of-00004\.parquet: holds other rows than it did"):
+        list(stream)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pipeline.targets.chunk import Chunk, Int64s
 from pipeline.targets.copies import CODE, copy_recipe
 from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
+from pipeline.targets.saved import escape_glob, quoted
 from pipeline.targets.sequences import Sequences, pack_shard
 
 _SCHEMA = pa.schema(
@@ -112,7 +113,7 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
         "    shards:\n"
         "      source:\n"
         "        type: url\n"
-        f"        train_urls: [{str(folder / 'train-*.parquet')!r}]\n"
+        f"        train_urls: [{quoted(escape_glob(folder) / 'train-*.parquet')}]\n"
         "      format:\n"
         "        type: prebuilt\n"
         "        loss_weights_key: loss_weights\n"

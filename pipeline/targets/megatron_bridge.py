@@ -13,6 +13,7 @@ from pipeline.columns import list_column
 from pipeline.files import shard_name
 from pipeline.targets.parquet import open_parquet
 from pipeline.targets.rows import Rows, Wishes
+from pipeline.targets.saved import escape_glob
 from pipeline.targets.sequences import Sequences, pack_shard
 
 _SCHEMA = pa.schema(
@@ -58,7 +59,7 @@ def _table(packed: Sequences) -> pa.Table:
 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:  # noqa: ARG001 - as every target
     """How to load it."""
-    files = str(folder / "*.idx.parquet")
+    files = str(escape_glob(folder) / "*.idx.parquet")
     return (
         "# From 0.4.0 on, packed_sequence_size as --pack:\n"
         f"#   PackedSequenceSpecs(packed_train_data_path={files!r})\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -56,12 +57,13 @@ def _write_index(path: Path, sizes: npt.NDArray[np.int64], name: str) -> None:
 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     """How to load it."""
+    prefix = quote(str(folder / "rows"))
     return (
         "# Megatron's GPTDataset cuts documents anywhere and knows no weights. In pretrain_gpt.py\n"
         "# take WeightedRows in its place, and this loss_func:\n"
         f"#   sys.path.insert(0, {str(folder)!r})\n"
         f"#   from {Path(CODE).stem} import WeightedRows, loss_func\n"
-        f"--data-path {folder / 'rows'} --split 99,1,0 --seq-length {told['longest_row'] - 1} \\\n"
+        f"--data-path {prefix} --split 99,1,0 --seq-length {told['longest_row'] - 1} \\\n"
         "  --calculate-per-token-loss\n"
         "# Without that flag each micro-batch is divided by its own number of tokens that train;\n"
         "# with Megatron's own loss_func by its sum of weights, cut to an integer: a weight that\n"

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from pipeline.targets.chunk import Chunk, Int64s
 from pipeline.targets.rows import Rows, Wishes
+from pipeline.targets.saved import escape_glob
 
 
 def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: ARG001 - as every target
@@ -61,13 +62,14 @@ def _lines(bounds: Int64s) -> bytes:
 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     """How to load it."""
+    files = escape_glob(folder)
     return (
         "from glob import glob\n"
         "from olmo_core.data import *\n"
         "dataset = NumpyPackedFSLDatasetConfig(\n"
         "    tokenizer=TokenizerConfig(vocab_size=..., eos_token_id=..., pad_token_id=...),\n"
-        f"    paths=sorted(glob({str(folder / 'token_ids_part_*.npy')!r})),\n"
-        f"    label_mask_paths=sorted(glob({str(folder / 'labels_mask_part_*.npy')!r})),\n"
+        f"    paths=sorted(glob({str(files / 'token_ids_part_*.npy')!r})),\n"
+        f"    label_mask_paths=sorted(glob({str(files / 'labels_mask_part_*.npy')!r})),\n"
         "    dtype=NumpyDatasetDType.uint32,\n"
         f"    sequence_length={told['sequence_length']},  # a power of two; longer rows are cut\n"
         "    use_array_if_local=False,  # rows lie where the .csv.gz says: EOS may end each turn\n"

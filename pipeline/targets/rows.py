@@ -17,6 +17,7 @@ from pipeline.lineage import read_finished, require_digest
 from pipeline.manifest import Manifest
 from pipeline.shards import read_groups
 from pipeline.targets.chunk import Chunk, Flags
+from pipeline.weights import IGNORED
 
 _LISTS = ("input_ids", "labels", "loss_scale")
 _UNREADABLE = (OSError, pa.ArrowException)
@@ -123,9 +124,30 @@ class Rows:
             shard,
             row,
         )
+        broken = any(values.null_count for values in (ids, labels, weights)) or not _is_sound(chunk)
+        if broken:
+            raise BuildError(
+                f"{self.folder / self.shards[shard].file}: its columns break the contract of "
+                "shards; python -m pipeline.verify tells where, and a new build mends it"
+            )
         if self.wishes.validation:
             chunk.held_out[:] = _drawn(table["source"], table["row"], self.wishes.validation)
         return chunk
+
+
+def _is_sound(chunk: Chunk) -> bool:
+    """Whether labels are -100 or the ids and live where a finite weight is not 0, never the first.
+
+    Layouts keep some of the columns: where they differ, what trains would depend on the target.
+    """
+    live, heads = chunk.labels != IGNORED, chunk.firsts[:-1]
+    return bool(
+        np.isfinite(chunk.weights).all()
+        and (chunk.ids >= 0).all()
+        and not (live & (chunk.labels != chunk.ids)).any()
+        and not ((chunk.weights != 0) & ~live).any()
+        and not live[heads].any()
+    )
 
 
 def open_rows(

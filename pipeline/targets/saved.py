@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,8 @@ def list_table(
 def quoted(path: Path) -> str:
     """As YAML takes any path."""
     return json.dumps(str(path), ensure_ascii=False)
+
+
+def escape_glob(folder: Path) -> Path:
+    """For patterns of the files in it: a folder ``run[1]`` would be looked for as ``run1``."""
+    return Path(glob.escape(str(folder)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -34,12 +36,23 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:  # noqa: 
 def recipe(folder: Path, told: Mapping[str, Any]) -> str:
     """How to load it."""
     longest = told["longest_row"]
+    files, code = _override("train_files", folder), _override("custom_cls.path", folder / CODE)
     return (
         "torchrun --nproc_per_node=1 -m verl.trainer.sft_trainer \\\n"
-        f"  data.train_files={folder} data.custom_cls.path={folder / CODE} \\\n"
+        f"  {files} {code} \\\n"
         "  data.custom_cls.name=WeightedRows data.pad_mode=no_padding \\\n"
         f"  data.max_length={longest} data.max_token_len_per_gpu={max(longest, 8192)} \\\n"
         "  model.use_remove_padding=True engine=fsdp model.path=MODEL\n"
         "# the loss is the weighted sum over the sum of weights of the global batch, so a weight\n"
         "# that all tokens share cancels"
     )
+
+
+def _override(name: str, path: Path) -> str:
+    """A word of the shell; in it Hydra reads commas, brackets and more unless they are quoted."""
+    value = str(path)
+    if not re.fullmatch(r"[\w/.+-]+", value, re.ASCII):
+        # Backslashes are doubled where a quote follows them, and nowhere else.
+        value = re.sub(r"(\\*)(?:'|$)", lambda m: m[1] * 2 + m[0][len(m[1]) :], value)
+        value = "'" + value.replace("'", "\\'") + "'"
+    return quote(f"data.{name}={value}")

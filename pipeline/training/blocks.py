@@ -57,11 +57,21 @@ class Blocks:
         file, number = int(self.shard[block]), int(self.number[block])
         path = self.files[file]
         if self.form == "parquet":
-            return make_block(read_group(path, number), path, self.remedy)
+            found = make_block(read_group(path, number), path, self.remedy)
+            self._require_rows(path, [found], np.array([block]))
+            return found
         if file not in self._mapped:
             batches = map_batches(path, self.remedy)
-            self._mapped[file] = [make_block(batch, path, self.remedy) for batch in batches]
+            mapped = [make_block(batch, path, self.remedy) for batch in batches]
+            self._require_rows(path, mapped, np.flatnonzero(self.shard == file))
+            self._mapped[file] = mapped
         return self._mapped[file][number]
+
+    def _require_rows(self, path: Path, found: list[Block], blocks: Int64s) -> None:
+        """BuildError where another build, or another file, took the place of what was looked at."""
+        told = (self.firsts[blocks + 1] - self.firsts[blocks]).tolist()
+        if [len(block) for block in found] != told:
+            raise BuildError(f"{path}: holds other rows than it did; {self.remedy}")
 
     def pick(self, block: int, rows: Int64s) -> Block:
         """Those rows of a block in that order, and no memory of its others."""

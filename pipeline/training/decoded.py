@@ -33,7 +33,9 @@ def decode(blocks: Blocks, cache: Path | None) -> Blocks:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if _missing(blocks, copies):
-            with _alone(folder):
+            with _alone(folder) as alone:
+                if alone:
+                    _remove_halves(copies)
                 _decode_missing(blocks, copies, folder)
     except OSError as error:
         raise BuildError(f"{folder}: cannot be written ({error.strerror}); {_CHOOSE}") from error
@@ -90,9 +92,19 @@ def _decode_shard(blocks: Blocks, number: int, copy: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _remove_halves(copies: tuple[Path, ...]) -> None:
+    """What processes that were killed have left, which is as large as a shard."""
+    for copy in copies:
+        for half in copy.parent.glob(f".{copy.name}.*.tmp"):
+            half.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether no other process decodes there meanwhile."""
+    alone = False
     with (folder / "lock").open("a") as file:
         with contextlib.suppress(OSError):  # a folder without locks: each decodes, to equal files
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            alone = True
+        yield alone

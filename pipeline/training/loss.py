@@ -156,8 +156,14 @@ class _WeightedSum(torch.autograd.Function):  # type: ignore[misc] # torch is An
         return (weights * losses).sum()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # torch's once_differentiable stays silent where `outer` needs no gradient, as a loss's own
+        # never does: the term would be left out.
+        if torch.is_grad_enabled():
+            raise InputError(
+                "weighted_cross_entropy: its gradient has no gradient; leave out "
+                "create_graph=True, or use torch's cross_entropy"
+            )
         logits, rows, targets, weights, norms = ctx.saved_tensors
         factors = weights * outer
         gradient = torch.zeros_like(logits)

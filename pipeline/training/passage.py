@@ -52,6 +52,8 @@ def pass_over(
 
     Shares are dealt from *start* on. Places beyond the last row begin again with the first.
     """
+    if stop <= start:  # resumed beyond the end: a lap for each epoch of a billion rows takes hours
+        return
     rows = int(order.bounds[-1])
     for turn in itertools.count():
         lap, number = divmod(turn, len(order))

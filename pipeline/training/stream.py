@@ -198,4 +198,11 @@ def _find_split() -> tuple[int, int]:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    told = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    alone = "RANK" not in os.environ and told[1] != "1"  # each process would be the first one
+    if alone or not all(map(str.isdecimal, told)) or int(told[0]) >= int(told[1]):
+        raise ConfigurationError(
+            f"RANK: is {os.environ.get('RANK')!r}, WORLD_SIZE {told[1]!r} in the environment; set "
+            "both, ranks counted from 0, as torchrun does, or pass rank and world"
+        )
+    return int(told[0]), int(told[1])
