@@ -141,10 +141,13 @@ def test_rows_do_not_see_each_other_without_padding(
 
 @pytest.mark.parametrize("padding_free", [False, True])
 @pytest.mark.parametrize("denominator", ["targets", "weights", "tokens"])
-def test_evaluation_is_weighted_too(tmp_path: Path, padding_free: bool, denominator: Any) -> None:
+@pytest.mark.parametrize("size", [3, 8])
+def test_evaluation_is_weighted_and_of_all_rows(
+    tmp_path: Path, padding_free: bool, denominator: Any, size: int
+) -> None:
     trainer = WeightedTrainer(
         model=make_model(),
-        args=make_arguments(tmp_path, per_device_eval_batch_size=8),
+        args=make_arguments(tmp_path, per_device_eval_batch_size=size),
         data_collator=WeightedCollator(0, padding_free=padding_free),
         denominator=denominator,
     )
@@ -152,6 +155,8 @@ def test_evaluation_is_weighted_too(tmp_path: Path, padding_free: bool, denomina
     assert trainer.evaluate(make_rows())["eval_loss"] == pytest.approx(loss, rel=1e-5)
     predicted = trainer.predict(make_rows())
     assert predicted.metrics["test_loss"] == pytest.approx(loss, rel=1e-5)
+    if size < 8:
+        return
     assert predicted.predictions.shape == ((1, 120, 64) if padding_free else (8, 40, 64))
     assert (predicted.label_ids != -100).sum() == sum(
         label != -100 for row in make_rows() for label in row["labels"]
@@ -201,6 +206,13 @@ def test_a_hook_and_a_function_make_any_trainer_weigh(
     )
     assert distance(step(trainer), gradients["targets"]) < NEAR
     assert not kept
+
+
+def test_trainers_own_collator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match="pass WeightedCollator"
+    ):
+        WeightedTrainer(model=make_model(), args=make_arguments(tmp_path))
 
 
 def test_a_batch_without_weights_is_an_error(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def weighted_cross_entropy(
     items = num_items_in_batch
     if items is None:
         items = count_items({"labels": labels, "loss_scale": loss_scale}, denominator)
-    return _divide(total, items)
+    return divide(total, items)
 
 
 def count_items(batch: Mapping[str, Any], denominator: Denominator = "targets") -> torch.Tensor:
@@ -93,7 +93,7 @@ def require_denominator(name: str) -> None:
         raise ConfigurationError(f"denominator: {name!r} is none of {choices}; name one")
 
 
-def _divide(total: torch.Tensor, items: torch.Tensor | float) -> torch.Tensor:
+def divide(total: torch.Tensor, items: torch.Tensor | float) -> torch.Tensor:
     """0 where *items* is 0: a batch without targets must not spread NaN over those of a step."""
     divisor = torch.as_tensor(items, dtype=total.dtype, device=total.device).reshape(())
     empty = divisor == 0

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import DataCollatorWithPadding, Trainer, default_data_collator
+from transformers.trainer_utils import EvalLoopOutput
 
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.training.loss import (
     Denominator,
     count_items,
+    divide,
     require_denominator,
     weighted_cross_entropy,
 )
@@ -25,7 +27,8 @@ class WeightedTrainer(Trainer):  # type: ignore[misc] # transformers is Any to m
     all. With ``average_tokens_across_devices=False`` each rank divides by its own, as Trainer does.
 
     ``remove_unused_columns`` is switched off, as the model's forward names no ``loss_scale``.
-    ``evaluate`` divides each batch by its own count over all ranks, and gives their mean.
+    ``evaluate`` gives the loss of all rows as of one batch, whatever the batches' size; a row that
+    fills up the ranks' last batch counts twice, as in Trainer.
 
     ConfigurationError for what would change the loss behind your back: ``compute_loss_func``, label
     smoothing, a router's auxiliary loss, context or sequence parallelism, DataParallel.
@@ -39,6 +42,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc] # transformers is Any to m
         # loss_is_scaled_for_ga, which 5.0 does not know.)
         self.model_accepts_loss_kwargs = True
         self.args.remove_unused_columns = False
+        self._evaluated: list[torch.Tensor] = []
         loading = self.accelerator.dataloader_config
         loading.dispatch_batches = loading.dispatch_batches or False  # None: of streams, yes
         for place, asked, remedy in self._conflicts():
@@ -60,6 +64,12 @@ class WeightedTrainer(Trainer):  # type: ignore[misc] # transformers is Any to m
             ),
             ("dispatch_batches", dispatch, "set it to None: it joins and cuts finished batches"),
             ("n_gpu", self.args.n_gpu > 1, "start one process for each GPU, as with torchrun"),
+            (
+                "data_collator",
+                isinstance(self.data_collator, DataCollatorWithPadding)
+                or self.data_collator is default_data_collator,
+                "pass WeightedCollator(pad_token_id=...), as Trainer's own pads no weights",
+            ),
         ]
 
     def _get_num_items_in_batch(
@@ -82,18 +92,36 @@ class WeightedTrainer(Trainer):  # type: ignore[misc] # transformers is Any to m
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """As Trainer's; without *num_items_in_batch* this batch counts alone."""
-        inputs = dict(inputs)  # prediction_step reads the labels afterwards
-        try:
-            labels, weights = inputs.pop("labels"), inputs.pop("loss_scale")
-        except KeyError as error:
-            raise InputError(
-                f"batch: no {error} among {sorted(inputs)}; use WeightedCollator as data_collator"
-            ) from None
-        outputs = model(**inputs)
-        loss = weighted_cross_entropy(
-            outputs.logits, labels, weights, num_items_in_batch, self.denominator
-        )
+        for name in ("labels", "loss_scale"):
+            if name not in inputs:
+                raise InputError(
+                    f"batch: no {name!r} among {sorted(inputs)}; use WeightedCollator as "
+                    "data_collator"
+                )
+        kept = {name: inputs[name] for name in inputs if name not in ("labels", "loss_scale")}
+        outputs = model(**kept)
+        total = weighted_cross_entropy(outputs.logits, inputs["labels"], inputs["loss_scale"], 1)
+        items = num_items_in_batch
+        if items is None or not model.training:
+            own = count_items(inputs, self.denominator)
+            items = own if items is None else items
+            if not model.training:
+                self._evaluated.append(torch.stack([total.detach(), own.to(total)]).double().cpu())
+        loss = divide(total, items)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Gradients are averaged over the ranks, and each has divided by the count of all.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(
+        self, *given: Any, metric_key_prefix: str = "eval", **named: Any
+    ) -> EvalLoopOutput:
+        """As Trainer's, whose loss is a mean of batches' means, with that of all rows instead."""
+        self._evaluated = []
+        found = super().evaluation_loop(*given, metric_key_prefix=metric_key_prefix, **named)
+        if self._evaluated:
+            sums = torch.stack(self._evaluated).sum(0).float().to(self.args.device)
+            total, items = self.accelerator.gather(sums[None]).sum(0)
+            found.metrics[f"{metric_key_prefix}_loss"] = divide(total, items).item()
+            self._evaluated = []
+        return found
