@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import exporting
+from pipeline import build, exporting
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.exporting import export_dataset
 from pipeline.files import WORK, file_digest
@@ -160,6 +160,18 @@ def test_dots_behind_a_link_lead_where_the_system_leads(plain: Path, tmp_path: P
     export_dataset(plain, "datasets", output)
     assert (tmp_path / "far" / "out" / "export.json").is_file()
     assert (output / "export.json").is_file()
+
+
+def test_a_weight_next_to_1_is_told_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "version: 1\nname: near\nrules:\n  - {pattern: '[A-Z]', weight: 1.0000001}\n"
+    )
+    words = ["--rules", str(tmp_path / "rules.yaml"), "--output", str(tmp_path / "shards")]
+    assert build.main([*words, "--workers", "1", "--quiet"]) == 0
+    with pytest.raises(
+        BuildError, match=r"weighs 1\.0000001, and trl holds no weights but 0 and 1"
+    ):
+        export_dataset(tmp_path / "shards", "trl", tmp_path / "out")
 
 
 def weigh(weight: float | None) -> Callable[[dict[str, Any]], None]:

@@ -56,7 +56,7 @@ class Conversion:
         if odd.any():
             place, weight = self._first(rows, chunk, odd)
             raise BuildError(
-                f"{place} weighs {weight:g}, and {self.target.name} holds no weights but 0 and 1; "
+                f"{place} weighs {weight}, and {self.target.name} holds no weights but 0 and 1; "
                 "give --binarize THRESHOLD (tokens of at least that weight train), or choose a "
                 "target that keeps weights, or train with pipeline.training"
             )
@@ -74,9 +74,11 @@ class Conversion:
         self.counts["counted_zeros_dropped"] += int(counted.sum())
         return replace(chunk, labels=without_zeros(chunk.labels, chunk.weights))
 
-    def _first(self, rows: Rows, chunk: Chunk, tokens: Flags) -> tuple[str, float]:
-        """Where the first of *tokens* is, and its weight."""
+    def _first(self, rows: Rows, chunk: Chunk, tokens: Flags) -> tuple[str, str]:
+        """Where the first of *tokens* is, and its weight, of which 1.0000001 is not 1."""
         at = int(np.flatnonzero(tokens)[0])
         row = int(np.searchsorted(chunk.firsts, at, side="right")) - 1
         token = at - int(chunk.firsts[row])
-        return f"{rows.place(chunk, row)}: token {token}", float(chunk.weights[at])
+        return f"{rows.place(chunk, row)}: token {token}", np.format_float_positional(
+            chunk.weights[at], trim="-"
+        )
