@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -23,6 +24,8 @@ from pipeline.targets.rows import Rows, Wishes, open_rows
 
 NAME = "export.json"
 VERSION = 1
+# What reading leaves there: of Python, of Megatron-Bridge's recipe; `cache-*` are of datasets.
+_LEFT = ("__pycache__", "packed.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +203,24 @@ def _require_room(output: Path, shards: Path, *, overwrite: bool) -> None:
     if output.is_symlink() or not output.is_dir():
         raise BuildError(f"{output}: is no folder; choose another --output")
     found = sorted(path.name for path in output.iterdir())
-    if not found or (NAME in found and overwrite):
-        return
-    if NAME in found:
+    if NAME in found and not overwrite:
         raise BuildError(f"{output}: holds an export already; choose another, or --overwrite it")
-    raise BuildError(
-        f"{output}: holds what no export wrote ({found[0]}); choose another --output, or empty it"
-    )
+    strange = _strangers(output, found)
+    if strange:
+        raise BuildError(
+            f"{output}: holds what no export wrote ({strange[0]}); choose another --output, or "
+            "move it away"
+        )
+
+
+def _strangers(output: Path, found: list[str]) -> list[str]:
+    """What an earlier export did not write, nor those who read it: perhaps somebody's only copy."""
+    try:
+        told = json.loads((output / NAME).read_text(encoding="utf-8"))["files"]
+        ours = {NAME, WORK, *_LEFT, *(Path(file["file"]).parts[0] for file in told)}
+    except (OSError, ValueError, LookupError, TypeError):
+        ours = set()
+    return [name for name in found if name not in ours and not name.startswith("cache-")]
 
 
 def _empty(folder: Path) -> None:

@@ -91,6 +91,22 @@ def test_shards_that_lie_in_the_output_are_not_removed_with_an_old_export(
     assert (output / "shards" / "manifest.json").is_file()
 
 
+def test_what_is_not_of_an_export_is_not_replaced_with_it(plain: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    exported(plain, "llamafactory", output)
+    (output / "__pycache__").mkdir()  # what its readers leave
+    (output / "cache-0123.arrow").touch()
+    exported(plain, "trl", output, "--overwrite")
+    (output / "checkpoint-500").mkdir()
+    with pytest.raises(BuildError, match=r"holds what no export wrote \(checkpoint-500\)"):
+        export_dataset(plain, "datasets", output, overwrite=True)
+    assert (output / "checkpoint-500").is_dir()
+    (output / "checkpoint-500").rmdir()
+    (output / "export.json").write_text("{}")  # somebody else's, for all that is known
+    with pytest.raises(BuildError, match=r"holds what no export wrote \(export.json\)"):
+        export_dataset(plain, "datasets", output, overwrite=True)
+
+
 def test_what_is_replaced_comes_back_when_an_export_ends_between_the_renames(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
