@@ -1,6 +1,6 @@
-"""Plain PyTorch: python examples/train_loop.py shards [--model DIR]
+"""Plain PyTorch on one device: python examples/train_loop.py shards [--model DIR]
 
-Run again, it goes on in the middle of the epoch, with the rows that are left.
+Run again with more --steps, it goes on in the middle of the epoch, with the rows that are left.
 """
 
 import argparse
@@ -11,49 +11,49 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from pipeline.training import ShardStream, WeightedCollator, count_items, weighted_cross_entropy
-
-TINY = {"vocab_size": 5120, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}  # without --model
+import pipeline.training as ws
 
 parser = argparse.ArgumentParser()
 parser.add_argument("shards")
 parser.add_argument("--model", help="a folder or hub id (default: a tiny random Qwen3)")
-parser.add_argument("--output", default="trained", type=Path)
-parser.add_argument("--steps", type=int, default=10)
-parser.add_argument("--batch", type=int, default=8)
-parser.add_argument("--accumulate", type=int, default=2, help="batches in a step")
-parser.add_argument("--lr", type=float, default=1e-3)
+parser.add_argument("--output", default="trained-loop", type=Path)
+for name, value in (("--steps", 10), ("--batch", 8), ("--accumulate", 2), ("--lr", 1e-3)):
+    parser.add_argument(name, type=type(value), default=value)
 args = parser.parse_args()
-device = "cuda" if torch.cuda.is_available() else "cpu"
 
+device = "cuda" if torch.cuda.is_available() else "cpu"
 torch.manual_seed(0)
-source = args.output if (args.output / "config.json").is_file() else args.model
-if source:
-    model = AutoModelForCausalLM.from_pretrained(source)
+if args.model:
+    ws.require_tokenizer(args.shards, args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model)
 else:
-    model = AutoModelForCausalLM.from_config(Qwen3Config(**TINY))
+    tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+    model = AutoModelForCausalLM.from_config(Qwen3Config(vocab_size=5120, **tiny))
 model.to(device).train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-
-stream = ShardStream(args.shards, batch_size=args.batch, seed=0)
-if (args.output / "place.pt").is_file():
-    stream.load_state_dict(torch.load(args.output / "place.pt"))
-loader = DataLoader(stream, args.batch, num_workers=1, collate_fn=WeightedCollator(pad_token_id=0))
-
-batches, taken = iter(loader), 0
-while taken < args.steps * args.accumulate and (step := list(islice(batches, args.accumulate))):
-    items = sum(count_items(batch) for batch in step)  # of the whole step, not of each batch
-    told = 0.0
-    for batch in step:
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        labels, weights = inputs.pop("labels"), inputs.pop("loss_scale")
-        loss = weighted_cross_entropy(model(**inputs).logits, labels, weights, items)
-        loss.backward()
-        told += loss.item()
-    optimizer.step()
-    optimizer.zero_grad()
-    taken += len(step)
-    print(f"loss {told:.4f}, {items} targets")
+stream = ws.ShardStream(args.shards, batch_size=args.batch, seed=0, rank=0, world=1)
+loader = DataLoader(stream, args.batch, num_workers=1, collate_fn=ws.WeightedCollator(0))
+place, step, epoch, taken = args.output / "place.pt", 0, 0, 0
+if place.is_file():
+    step, epoch, *saved = torch.load(place, map_location=device)
+    for thing, state in zip((model, optimizer, stream), saved, strict=True):
+        thing.load_state_dict(state)
+while step < args.steps:
+    stream.set_epoch(epoch)  # an epoch that was begun before goes on
+    batches = iter(loader)
+    while step < args.steps and (group := list(islice(batches, args.accumulate))):
+        items, told = sum(map(ws.count_items, group)), 0.0  # targets of the whole step
+        for batch in group:
+            inputs = {name: value.to(device) for name, value in batch.items()}
+            labels, weights = inputs.pop("labels"), inputs.pop("loss_scale")
+            loss = ws.weighted_cross_entropy(model(**inputs).logits, labels, weights, items)
+            loss.backward()
+            told += loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+        step, taken = step + 1, taken + len(group)  # taken: since set_epoch or load_state_dict
+        print(f"step {step}: loss {told:.4f}, {items} targets")
+    epoch, taken = (epoch + 1, 0) if step < args.steps else (epoch, taken)
 model.save_pretrained(args.output)
-torch.save(stream.state_dict(batches=taken), args.output / "place.pt")
+states = (model.state_dict(), optimizer.state_dict(), stream.state_dict(batches=taken))
+torch.save((step, epoch, *states), place)

@@ -1,14 +1,15 @@
 """Hugging Face Trainer: python examples/train_trainer.py shards [--model DIR]
 
-On several GPUs or machines: torchrun --nproc-per-node 8 examples/train_trainer.py ...
+On several GPUs or machines: torchrun --nproc-per-node 8 examples/train_trainer.py shards ...
+(on CPUs with ACCELERATE_USE_CPU=true, or each process would train a model of its own).
 """
 
 import argparse
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, TrainingArguments
 
-from pipeline.training import ShardDataset, WeightedCollator, WeightedTrainer
+from pipeline.training import ShardDataset, WeightedCollator, WeightedTrainer, require_tokenizer
 
 TINY = {"vocab_size": 5120, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}  # without --model
@@ -23,6 +24,7 @@ args = parser.parse_args()
 
 torch.manual_seed(0)
 if args.model:
+    require_tokenizer(args.shards, args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model)
 else:
     model = AutoModelForCausalLM.from_config(Qwen3Config(**TINY))
@@ -40,7 +42,8 @@ trainer = WeightedTrainer(
         report_to="none",
     ),
     train_dataset=ShardDataset(args.shards),
-    data_collator=WeightedCollator(pad_token_id=0),
+    processing_class=AutoTokenizer.from_pretrained(args.model) if args.model else None,
+    data_collator=WeightedCollator(pad_token_id=0),  # any id: padding is masked
 )
 trainer.train()
 trainer.save_model()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.recipe import BUNDLED
-from pipeline.training import WeightedCollator, WeightedTrainer
+from pipeline.training import WeightedCollator, WeightedTrainer, require_tokenizer
 
 TINY = {"vocab_size": 5120, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}  # without --model
@@ -31,6 +31,7 @@ class WeightedSFTTrainer(WeightedTrainer, SFTTrainer):
 
 torch.manual_seed(0)
 if args.model:
+    require_tokenizer(args.shards, args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model)
 else:
     model = AutoModelForCausalLM.from_config(Qwen3Config(**TINY))
@@ -52,7 +53,7 @@ trainer = WeightedSFTTrainer(
         bf16=torch.cuda.is_available(),  # SFTConfig's default fails without a GPU
     ),
     train_dataset=load_dataset(args.shards, split="train"),
-    data_collator=WeightedCollator(pad_token_id=0),
+    data_collator=WeightedCollator(pad_token_id=0),  # any id: padding is masked
 )
 trainer.train()
 trainer.save_model()

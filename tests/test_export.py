@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 
 from pipeline import build, cli, export, exporting
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.exporting import export_dataset
-from pipeline.targets import TARGETS
+from pipeline.targets import TARGETS, delivery
 from pipeline.targets.rows import Wishes, open_rows
 
 RULES = """
@@ -208,12 +209,10 @@ def test_an_export_is_replaced_only_when_told_to(
     out = tmp_path / "out"
     out.mkdir()  # an empty folder is as good as none
     assert run(binary, "--to", "datasets", "--output", out) == 0
-    (out / "stale.parquet").write_text("x")
     assert run(graded, "--to", "datasets", "--output", out) == 1
     assert "holds an export already" in capsys.readouterr().err
     assert run(graded, "--to", "datasets", "--output", out, "--overwrite") == 0
     assert table(out)["loss_scale"].equals(table(graded)["loss_scale"])
-    assert not (out / "stale.parquet").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -237,7 +236,7 @@ def test_a_failure_leaves_what_was_there(
 
     for place in ("_sync", "file_digest"):
         with monkeypatch.context() as patch:
-            patch.setattr(exporting, place, fail)
+            patch.setattr(delivery if place == "_sync" else exporting, place, fail)
             with pytest.raises(BuildError, match="No space left"):
                 export_dataset(graded, "datasets", out, overwrite=True)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -258,7 +257,8 @@ def test_a_killed_export_is_no_export(binary: Path, tmp_path: Path) -> None:
         "import os, sys\n"
         "from pathlib import Path\n"
         "from pipeline import exporting\n"
-        "exporting._sync = lambda folder: os.kill(os.getpid(), 9)\n"
+        "from pipeline.targets import delivery\n"
+        "delivery._sync = lambda folder: os.kill(os.getpid(), 9)\n"
         "exporting.export_dataset(Path(sys.argv[1]), 'datasets', Path(sys.argv[2]))\n"
     )
     words = [sys.executable, "-c", code, str(binary), str(tmp_path / "out")]
@@ -299,7 +299,7 @@ def test_flags_that_a_target_has_no_use_for_are_refused(
     for words, code, fact in (
         (("--to", "axolotl", "--pack", "100"), 1, "it is for trl, levanter, megatron-bridge"),
         (("--to", "megatron-bridge"), 1, "--pack: missing"),
-        (("--to", "trl", "--validation", "0.1"), 1, "it is for llamafactory"),
+        (("--to", "trl", "--validation", "0.1"), 1, "it is for datasets, llamafactory"),
         (("--to", "llamafactory", "--validation", "1"), 1, "not a share between 0 and 1"),
         (("--to", "nobody"), 2, "invalid choice"),
         (("--to", "axolotl", "--binarize", "0"), 2, "not a number above 0"),
@@ -311,6 +311,39 @@ def test_flags_that_a_target_has_no_use_for_are_refused(
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigurationError, match="no such target; choose datasets, trl"):
         export_dataset(binary, "nobody", tmp_path / "out")
+
+
+def test_what_would_train_nothing_is_refused(
+    graded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--to", "datasets", "--binarize", "100", "--output", tmp_path / "out")
+    assert run(graded, *words) == 1
+    assert "weighs that much, and none would train" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_lines_that_load_it_lie_in_the_folder_and_name_no_place(
+    binary: Path, tmp_path: Path
+) -> None:
+    made = export_dataset(binary, "axolotl", tmp_path / "out")
+    kept = (tmp_path / "out" / "recipe.txt").read_text(encoding="utf-8")
+    assert str(tmp_path) not in kept
+    assert made.recipe.replace(str(tmp_path / "out"), "DIR") in kept
+
+
+def test_a_validation_set_is_a_split_of_its_own(binary: Path, tmp_path: Path) -> None:
+    export_dataset(binary, "datasets", tmp_path / "out", validation=0.2)
+    splits = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert 30 < splits["validation"].num_rows < 110  # 70 of 351, and five deviations
+    both = [*splits["train"]["input_ids"], *splits["validation"]["input_ids"]]
+    assert sorted(both) == sorted(table(binary)["input_ids"].to_pylist())
+    again = [*export_splits(binary, tmp_path / "again", "llamafactory")]
+    assert again == [splits["train"].num_rows, splits["validation"].num_rows]
+
+
+def export_splits(shards: Path, output: Path, target: str) -> list[int]:
+    told = export_dataset(shards, target, output, validation=0.2).receipt["told"]
+    return [told["rows_of_train"], told["rows_of_validation"]]
 
 
 def test_rows_longer_than_a_packed_sequence_are_counted(

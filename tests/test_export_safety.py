@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import build, exporting
+from pipeline import build
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.exporting import export_dataset
 from pipeline.files import WORK, file_digest
 from pipeline.lock import locked
-from pipeline.targets import TARGETS
+from pipeline.targets import TARGETS, delivery
 from tests import exports
 from tests.exports import exported
 
@@ -140,14 +140,14 @@ def test_an_export_that_ends_before_the_lock_is_taken_is_neither_emptied_nor_rep
 
     @contextmanager
     def late(folder: Path) -> Iterator[None]:
-        monkeypatch.setattr(exporting, "locked", locked)
+        monkeypatch.setattr(delivery, "locked", locked)
         shutil.rmtree(folder)  # the other's, which becomes the output
         export_dataset(plain, "trl", output)
         (folder / WORK).mkdir(parents=True)
         with locked(folder):
             yield
 
-    monkeypatch.setattr(exporting, "locked", late)
+    monkeypatch.setattr(delivery, "locked", late)
     with pytest.raises(BuildError, match="holds an export already"):
         export_dataset(plain, "datasets", output)
     assert json.loads((output / "export.json").read_text())["target"] == "trl"

@@ -213,6 +213,8 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         WeightedCollator(PAD, multiple_of=0)
     with pytest.raises(ConfigurationError, match="side: 'middle'"):
         WeightedCollator(PAD, side="middle")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="pad_token_id: None"):
+        WeightedCollator(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="rows: none"):
         WeightedCollator(PAD)([])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ pytest.importorskip("torch", reason="needs the extra: pip install '.[train]'")
 pytest.importorskip("trl", reason="needs the extra: pip install '.[train]'")
 
 from pipeline import build, cli
+from pipeline.errors import ConfigurationError
+from pipeline.recipe import BUNDLED
+from pipeline.training import require_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -62,19 +66,39 @@ def test_it_takes_steps_on_which_the_loss_falls_and_saves_the_model(
     told = losses(run(example, str(shards), "--steps", "6", "--lr", "1e-2", cwd=tmp_path))
     assert len(told) >= 6
     assert told[5] < told[0] - 0.3
-    assert json.loads((tmp_path / "trained" / "config.json").read_text())["vocab_size"] == 5120
-    assert (tmp_path / "trained" / "model.safetensors").is_file()
+    (config,) = tmp_path.glob("trained*/config.json")
+    assert json.loads(config.read_text())["vocab_size"] == 5120
+    assert (config.parent / "model.safetensors").is_file()
 
 
-def test_the_loop_goes_on_with_the_rows_that_are_left(shards: Path, tmp_path: Path) -> None:
-    words = (str(shards), "--batch", "50", "--accumulate", "1", "--lr", "1e-2")
-    targets = []
-    for _ in range(3):  # 351 rows: seven batches and one of a single row
-        told = run("train_loop.py", *words, "--steps", "3", cwd=tmp_path)
-        targets += [int(found) for found in re.findall(r"(\d+) targets", told)]
-    manifest = json.loads((shards / "manifest.json").read_text())
-    assert len(targets) == 8
-    assert sum(targets) == manifest["counts"]["targets"]
+def test_the_loop_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    """36 rows are four batches of 8 and one of 4, and then the next epoch."""
+    lines = (BUNDLED / "sample.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "some.jsonl").write_text("".join(lines[:36]), encoding="utf-8")
+    words = ["--input", tmp_path / "some.jsonl", "--tokenizer", BUNDLED / "tokenizer"]
+    words += ["--output", tmp_path / "shards", "--quiet"]
+    assert cli.run(build.main, [str(word) for word in words]) == 0
+    told = {}
+    for folder, steps in (("whole", ["7"]), ("parts", ["2", "5", "7"])):
+        (tmp_path / folder).mkdir()
+        flags = (str(tmp_path / "shards"), "--accumulate", "1", "--lr", "1e-2", "--steps")
+        told[folder] = "".join(
+            run("train_loop.py", *flags, n, cwd=tmp_path / folder) for n in steps
+        )
+    assert told["parts"] == told["whole"]
+    targets = [int(found) for found in re.findall(r"(\d+) targets", told["whole"])]
+    manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
+    assert len(targets) == 7
+    assert sum(targets[:5]) == manifest["counts"]["targets"]
+
+
+def test_shards_of_another_tokenizer_are_refused(shards: Path, tmp_path: Path) -> None:
+    require_tokenizer(shards, BUNDLED / "tokenizer")
+    shutil.copytree(BUNDLED / "tokenizer", tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"made with another tokenizer\.json"):
+        require_tokenizer(shards, tmp_path / "other")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -196,6 +196,16 @@ def test_what_a_stream_itself_gave_out_is_its_state(folders: dict[str, Path]) ->
                 assert begun + numbers(again) == whole
 
 
+def test_a_stream_that_workers_read_wants_to_be_told_how_far_they_are(
+    folders: dict[str, Path],
+) -> None:
+    stream = ShardStream(folders["arrow"], batch_size=2)
+    next(iter(load(stream, 2, 1)))
+    with pytest.raises(ConfigurationError, match="batches: is not told"):
+        stream.state_dict()
+    assert stream.state_dict(batches=1)["consumed"] == 2
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchdata_resumes_it(workers: int, folders: dict[str, Path]) -> None:
     result = run_with_trainers(

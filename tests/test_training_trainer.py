@@ -209,9 +209,7 @@ def test_a_hook_and_a_function_make_any_trainer_weigh(
 
 
 def test_trainers_own_collator_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigurationError, match="pass WeightedCollator"
-    ):
+    with pytest.raises(ConfigurationError, match="pass WeightedCollator"):
         WeightedTrainer(model=make_model(), args=make_arguments(tmp_path))
 
 

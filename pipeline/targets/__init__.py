@@ -39,6 +39,7 @@ _ALL = (
         "without texts and spans",
         "float",
         counted=True,
+        takes=("validation",),
     ),
     Target("trl", "TRL's SFTTrainer: input_ids, labels", "binary", takes=("pack",)),
     Target("axolotl", "axolotl: exactly input_ids, attention_mask, labels", "binary"),

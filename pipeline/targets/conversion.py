@@ -16,7 +16,8 @@ from pipeline.weights import IGNORED
 
 @dataclass(slots=True)
 class Conversion:
-    """Called with each chunk; ``counts`` add up what it changed, once for each pass over the rows.
+    """Called with each chunk; ``counts`` add up what it changed, once for each pass over the rows,
+    and ``trained`` the tokens that still train.
 
     ``threshold``: a token of at least that weight trains with 1, others do not. ``uncount``: a
     token that counts with weight 0 does not count.
@@ -26,6 +27,7 @@ class Conversion:
     threshold: float | None = None
     uncount: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+    trained: int = 0
 
     def __call__(self, rows: Rows, chunk: Chunk) -> Chunk:
         """The chunk as the target holds it; BuildError where it cannot and nothing was asked."""
@@ -40,6 +42,7 @@ class Conversion:
     def _binarized(self, chunk: Chunk, threshold: float) -> Chunk:
         on = chunk.weights >= np.float32(threshold)
         weights = on.astype(np.float32)
+        self.trained += int(on.sum())
         labels = np.where(on, chunk.ids, np.int32(IGNORED))
         self.counts["tokens_raised_to_1"] += int((on & (chunk.weights < 1)).sum())
         self.counts["tokens_lowered_to_1"] += int((on & (chunk.weights > 1)).sum())

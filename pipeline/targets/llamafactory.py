@@ -13,17 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BuildError
-from pipeline.files import SPLIT
 from pipeline.targets.rows import Rows, Wishes
 from pipeline.targets.saved import MASKED, masked_table, open_saved, quoted
-
-_HELD_OUT = "validation"
+from pipeline.targets.splits import HELD_OUT, name_splits, part, require_all
 
 
 def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
     """``train`` and, with a share for it, ``validation``; BuildError where one would be empty."""
-    splits = [SPLIT] if wishes.validation is None else [SPLIT, _HELD_OUT]
+    splits = name_splits(wishes)
     counts = Counter[str]()
     with ExitStack() as stack:
         files = {
@@ -31,17 +28,10 @@ def write(rows: Rows, folder: Path, wishes: Wishes) -> dict[str, Any]:
             for split in splits
         }
         for chunk in rows:
-            for split, file in files.items():
-                part = chunk.taken(chunk.held_out == (split == _HELD_OUT))
-                counts[split] += part.rows
-                if part.rows:
-                    file.write_table(masked_table(part))
-    for split in splits:
-        if not counts[split]:
-            raise BuildError(
-                f"--validation {wishes.validation:g}: leaves no row for {split} of {rows.rows:,}; "
-                "give another share, or none"
-            )
+            for split, own in part(chunk, splits):
+                counts[split] += own.rows
+                files[split].write_table(masked_table(own))
+    require_all(counts, splits, rows)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": splits}), encoding="utf-8")
     return {f"rows_of_{split}": counts[split] for split in splits}
 
@@ -53,7 +43,7 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
         f"tokenized_path: {quoted(folder)}",
         "dataset: tokenized  # a name is asked for, and not read",
     ]
-    if f"rows_of_{_HELD_OUT}" in told:
+    if f"rows_of_{HELD_OUT}" in told:
         lines += ["do_eval: true", "eval_strategy: steps"]
         lines += [
             "val_size: 0.1  # a share is asked for, and not used: validation is in the folder"

@@ -61,7 +61,7 @@ def recipe(folder: Path, told: Mapping[str, Any]) -> str:
         "from datasets import load_dataset\n"
         "from trl import SFTConfig, SFTTrainer\n"
         f'rows = load_dataset({str(folder)!r}, split="train")\n'
-        "# Without max_length=None rows are cut at 1024 tokens.\n"
+        "# Without max_length=None rows are cut at 1024 tokens. On a CPU add bf16=False.\n"
         f'args = SFTConfig(output_dir="out", {keywords}packing=False)\n'
         "SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer).train()"
     )

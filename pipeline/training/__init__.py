@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.training.collator import WeightedCollator
     from pipeline.training.dataset import ShardDataset
     from pipeline.training.loss import count_items, weighted_cross_entropy
+    from pipeline.training.origin import require_tokenizer
     from pipeline.training.stream import ShardStream
     from pipeline.training.trainer import WeightedTrainer
 
@@ -25,6 +26,7 @@ __all__ = [
     "WeightedCollator",
     "WeightedTrainer",
     "count_items",
+    "require_tokenizer",
     "weighted_cross_entropy",
 ]
 _ROOMS = {
@@ -33,6 +35,7 @@ _ROOMS = {
     "WeightedCollator": "collator",
     "WeightedTrainer": "trainer",
     "count_items": "loss",
+    "require_tokenizer": "origin",
     "weighted_cross_entropy": "loss",
 }
 _EXTRA = frozenset({"accelerate", "torch", "transformers"})

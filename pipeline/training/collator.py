@@ -50,6 +50,11 @@ class WeightedCollator:
     sequence_ids: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pad_token_id, int):
+            raise ConfigurationError(
+                f"pad_token_id: {self.pad_token_id!r}; give any id, such as 0 or the end of text: "
+                "padding is masked and carries no loss"
+            )
         if self.multiple_of < 1:
             raise ConfigurationError(f"multiple_of: {self.multiple_of}; give 1 or more")
         if self.side not in ("right", "left"):

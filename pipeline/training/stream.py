@@ -88,6 +88,7 @@ class ShardStream(IterableDataset[Row]):
         # Shared with workers that outlive an epoch: they would never hear of the next one.
         self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._skipped = self._given = 0  # rows of this very share, since the place
+        self._begun = False  # whether this very object gave out rows, in this process
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker has no process group to ask.
@@ -126,7 +127,7 @@ class ShardStream(IterableDataset[Row]):
             stop=start + even_out(max(0, rows - start), world, self.even),
             given=self._skipped,
         )
-        self._given = self._skipped
+        self._given, self._begun = self._skipped, True
         window = next(passage, None)
         while window is not None:
             following = next(passage, None)
@@ -159,6 +160,11 @@ class ShardStream(IterableDataset[Row]):
         """
         epoch, start = self._place.tolist()
         share, given = self._share(), self._given
+        if batches is None and not self._begun and get_worker_info() is None:
+            raise ConfigurationError(
+                "batches: is not told, and no row was taken from this very object: workers of a "
+                "DataLoader read it, so pass how many batches the trainer took, 0 at the beginning"
+            )
         if batches is not None:
             if self.batch_size is None:
                 raise ConfigurationError("batch_size: is not told; give that of the DataLoader")
