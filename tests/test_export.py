@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,34 @@ def test_counted_zeros_are_kept_refused_or_dropped_on_request(
     assert "counts in a mean over labels" in capsys.readouterr().err
     made = export_dataset(counted, "axolotl", tmp_path / "out", uncount=True)
     assert made.receipt["changed"] == {"counted_zeros_dropped": zeros}
+
+
+@pytest.mark.parametrize("target", ["ms-swift", "mosaic"])
+def test_targets_with_labels_of_their_own_keep_counted_zeros(
+    counted: Path, tmp_path: Path, target: str
+) -> None:
+    export_dataset(counted, target, tmp_path / "out")
+    if target == "ms-swift":
+        with pa.ipc.open_stream(tmp_path / "out" / "data-00000-of-00001.arrow") as stream:
+            found = stream.read_all()["labels"].to_pylist()
+    else:
+        found = [labels for path in mds_files(tmp_path / "out") for labels in mds_labels(path)]
+    assert found == table(counted)["labels"].to_pylist()
+
+
+def mds_files(folder: Path) -> list[Path]:
+    told = json.loads((folder / "index.json").read_text())["shards"]
+    return [folder / shard["raw_data"]["basename"] for shard in told]
+
+
+def mds_labels(path: Path) -> Iterator[list[int]]:
+    """The second of three columns: a length of one or two bytes, then int32 (MDS, version 2)."""
+    data = path.read_bytes()
+    (count,) = struct.unpack_from("<I", data)
+    for offset in struct.unpack_from(f"<{count}I", data, 4):
+        ids, labels, _ = struct.unpack_from("<3I", data, offset)
+        column = data[offset + 12 + ids : offset + 12 + ids + labels]
+        yield np.frombuffer(column[1 + (1 << (column[0] & 3)) :], "<i4").tolist()
 
 
 def test_negative_weights_do_not_train_where_binarized(tmp_path: Path) -> None:
