@@ -81,8 +81,9 @@ class WeightedTrainer(Trainer):  # type: ignore[misc] # transformers is Any to m
         counts = [count_items(batch, self.denominator).to(device) for batch in batch_samples]
         count = torch.stack(counts).sum()
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count / self.get_tp_size()  # those ranks see the same rows
+            # Ranks of tensor parallelism see the same rows.
+            count = self.accelerator.gather(count).sum() / self.get_tp_size()
+        return count
 
     def compute_loss(
         self,
