@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BuildError
-from pipeline.manifest import NAME, read_manifest
+from pipeline.lineage import read_finished
+from pipeline.manifest import NAME
 from pipeline.shards import require_schema
 from pipeline.training.block import FACTS, TOKENS, Block, Int64s, make_block
 
@@ -87,19 +88,12 @@ def find_blocks(folder: Path) -> Blocks:
     BuildError where the folder is no finished build, has no rows, or a shard is missing, of another
     size than the manifest tells, or of another schema. Bytes are for ``python -m pipeline.verify``.
     """
-    manifest = read_manifest(folder) if folder.is_dir() else None
-    if manifest is None:
-        fact = f"no {NAME} there, which a finished build has" if folder.is_dir() else "is no folder"
-        raise BuildError(
-            f"{folder}: {fact}; give the folder that --output of a build named, or finish that "
-            "build by running its command again"
-        )
+    manifest = read_finished(folder)
     if not manifest.counts["rows"]:
         raise BuildError(f"{folder}: its build has no rows; see its rejects.jsonl")
     sizes = []
     for told in manifest.shards:
         path = folder / told["file"]
-        _require_size(path, told["bytes"])
         sizes.append(_read(path, lambda p: _count_rows(p, manifest.format)))
         if sum(sizes[-1]) != told["rows"]:
             raise BuildError(
@@ -153,15 +147,6 @@ def _count_rows(path: Path, form: str) -> list[int]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
         require_schema(path, batches.schema)
         return [batch.num_rows for batch in batches]
-
-
-def _require_size(path: Path, told: int) -> None:
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError as error:
-        raise BuildError(f"{path}: is missing; {_AGAIN}") from error
-    if found != told:
-        raise BuildError(f"{path}: has {found:,} bytes, {NAME} tells {told:,}; {_AGAIN}")
 
 
 def _read(path: Path, read: Callable[[Path], _T], remedy: str = _AGAIN) -> _T:
