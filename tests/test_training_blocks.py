@@ -48,14 +48,10 @@ def test_what_is_no_finished_build_is_told(form: str, made: Callable[[str], Path
     path = sorted(folder.glob("*-of-*"))[2]
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    with pytest.raises(
-        BuildError, match=f"{path.name}: is .* bytes, but manifest.json says"
-    ):
+    with pytest.raises(BuildError, match=f"{path.name}: is .* bytes, but manifest.json says"):
         find_blocks(folder)
     path.unlink()
-    with pytest.raises(
-        BuildError, match=f"{path.name}: is missing, but manifest.json says"
-    ):
+    with pytest.raises(BuildError, match=f"{path.name}: is missing, but manifest.json says"):
         find_blocks(folder)
     path.write_bytes(bytes(len(whole)))
     with pytest.raises(BuildError, match=f"{path.name}: cannot be read: .*; run the build's"):
